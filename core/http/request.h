@@ -1,0 +1,40 @@
+/* One request as the script layer sees it. Lives in its connection from the end of its header section to the
+ * end of its answer; everything it points to is in `arena`, which dies with it. */
+#pragma once
+
+#include "base/arena.h"
+#include "http/router.h"
+#include "net/addr.h"
+
+#define HTTP_REQUEST_MAGIC 0x4874e901u
+
+struct http_header {
+    struct slice name;  /* as sent; compare with slice_ieq */
+    struct slice value; /* trimmed */
+};
+
+struct http_request {
+    unsigned magic;
+    struct arena *arena;
+    enum http_method method;
+    struct slice target, path, query; /* raw; query without '?' */
+    struct slice host;
+    const struct http_header *headers;
+    size_t n_headers;
+    struct slice body;              /* whole and byte-exact; empty if none */
+    const struct http_route *route; /* never NULL in a handler */
+    struct slice params[HTTP_MAX_PARAMS];
+    char id[37];            /* X-Request-Id: the client's if well-formed, else ours */
+    char ip[ADDR_TEXT_MAX]; /* of the socket's peer */
+    bool is_http10, is_head;
+    uint64_t started_ms, deadline_ms; /* loop_now based */
+
+    /* For the handler's owner (script layer). `on_gone` is called at most once if the client goes away (reset,
+     * write error) or the server drops the connection, before an answer was sent; afterwards http_respond and
+     * http_stream_* are no-ops, but must still be called once to end the request. */
+    void *owner;
+    void (*on_gone)(struct http_request *req);
+};
+
+/* First header of that name, or {NULL,0}. */
+struct slice http_request_header(const struct http_request *req, struct slice name);

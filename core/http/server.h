@@ -1,0 +1,46 @@
+/* HTTP/1.1 server on one listener of one worker: owns its connections, their limits and timeouts.
+ * Routing happens at the end of the header section (so that max_body is the route's); the handler is called
+ * when the whole body is there. Requests on one connection are handled one after the other; pipelined bytes
+ * wait in the connection's bounded buffer. */
+#pragma once
+
+#include "http/response.h"
+#include "net/listener.h"
+#include "net/loop.h"
+
+struct http_limits {
+    size_t max_line, max_header_bytes, max_headers, max_body;                       /* 8 KiB, 16 KiB, 100, 1 MiB */
+    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms; /* 10 s, 30 s, 75 s, 30 s */
+    uint32_t deadline_ms;   /* 30 s: of a request, unless its route says otherwise */
+    size_t max_connections; /* accepts pause at this many */
+};
+
+struct http_server;
+/* Called once per request; must end it exactly once with response.h. */
+typedef void (*http_handler_fn)(void *data, struct http_request *req);
+/* Called after every answer, for the access log: req is still whole. bytes = body bytes sent. */
+typedef void (*http_log_fn)(void *data, const struct http_request *req, int status, size_t bytes, uint64_t us);
+
+struct http_server_opts {
+    struct loop *loop;
+    struct http_limits limits;
+    const struct http_router *router; /* borrowed; swapped by http_server_set_router at a reload */
+    http_handler_fn handler;
+    http_log_fn log; /* may be NULL */
+    void *data;
+};
+
+struct http_server *http_server_new(const struct http_server_opts *opts);
+void http_server_set_router(struct http_server *server, const struct http_router *router);
+/* Adds a listening descriptor (borrowed) to accept from. */
+void http_server_listen(struct http_server *server, int fd);
+/* Stops accepting; in-flight requests are answered with Connection: close; idle connections are kept for
+ * `grace_ms` and still served, then closed (FACTS 10.11). on_drained fires once when none is left. */
+void http_server_drain(struct http_server *server, uint32_t grace_ms, void (*on_drained)(void *data), void *data);
+void http_server_free(struct http_server *server); /* cuts what is left; memory goes at the end of the turn */
+
+struct http_stats {
+    size_t connections, idle, in_flight;
+    uint64_t requests, responses_5xx;
+};
+void http_server_stats(const struct http_server *server, struct http_stats *out);

@@ -1,0 +1,59 @@
+/* A byte stream over TCP or a Unix socket, on a poll handle. Reads go into one buffer owned by the loop and
+ * shared by all streams, so an idle stream owns no memory beyond this struct; writes go straight to the
+ * socket, and only what the kernel does not take is kept (bounded by the owner, who sees stream_pending).
+ *
+ * Exactly one on_close per stream that was started, after which the owner may free it. It never comes from
+ * inside a call of the owner's: it is deferred within the turn. */
+#pragma once
+
+#include "base/buf.h"
+#include "net/addr.h"
+#include "net/poll.h"
+
+#define STREAM_MAGIC 0x57e4a301u
+
+struct stream;
+
+struct stream_events {
+    /* Bytes arrived; borrowed for the call. */
+    void (*on_data)(struct stream *stream, struct slice bytes);
+    /* Peer sent FIN. The write side still works. Called once. */
+    void (*on_eof)(struct stream *stream);
+    /* stream_connect succeeded. */
+    void (*on_connect)(struct stream *stream);
+    /* Kept bytes are all written now (only after a write returned AGAIN). */
+    void (*on_drain)(struct stream *stream);
+    /* Closed: err is NULL after stream_close, else why (reset, connect failure, write error). */
+    void (*on_close)(struct stream *stream, const struct err *err);
+};
+
+struct stream { /* embed in the owner; fields are private to stream.c */
+    unsigned magic;
+    struct loop *loop;
+    const struct stream_events *events;
+    struct poll *poll;
+    struct buf out; /* unsent bytes; empty when idle */
+    size_t out_pos;
+    struct loop_task close_task;
+    struct err *err; /* why it broke; owned */
+    int fd;
+    uint8_t state;
+    bool reading, corked, eof, shutdown_wanted;
+};
+
+/* Takes fd (non-blocking, CLOEXEC). Reading is off until stream_read. */
+void stream_open(struct stream *stream, struct loop *loop, int fd, const struct stream_events *events);
+/* Starts a non-blocking connect; then on_connect or on_close. The owner sets its own timeout. */
+void stream_connect(struct stream *stream, struct loop *loop, const struct addr *addr,
+                    const struct stream_events *events);
+void stream_read(struct stream *stream,
+                 bool on); /* pausing read also hides resets: keep it on while a request runs (T10) */
+/* OK: all bytes are with the kernel. AGAIN: some are kept, on_drain follows. ERR: the stream is broken,
+ * on_close follows. Bytes are copied only if the kernel does not take them. */
+enum status stream_write(struct stream *stream, struct slice bytes);
+/* While corked, writes are kept; uncork sends them in one call. For pipelined answers. */
+void stream_cork(struct stream *stream, bool on);
+size_t stream_pending(const struct stream *stream); /* bytes kept */
+void stream_shutdown(struct stream *stream);        /* FIN after the kept bytes */
+void stream_close(struct stream *stream);           /* at once, dropping kept bytes; idempotent */
+bool stream_is_open(const struct stream *stream);

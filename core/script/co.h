@@ -1,0 +1,49 @@
+/* Coroutines: the only file that calls lua_resume. A `co` is one Lua activity (a request, a spawned task, an
+ * on_start): it runs until it ends or parks in one pending operation.
+ *
+ * Async binding:  check arguments → co_op_begin(L, cancel) → start → return co_park(L).
+ * Completion:     push `true, results…` or `false, err` on co_stack(co), then co_wake(co, n). The values become the
+ * parked call's results; the Lua facade's `settle` returns them or raises. Works inside pcall, iterators and
+ * user coroutines (a private sentinel is passed outward by our coroutine library). */
+#pragma once
+
+#include <lua.h>
+
+#include "base/err.h"
+#include "net/timer.h"
+
+#define CO_MAGIC 0xc0c0a901u
+struct vm;
+struct co;
+
+/* result: on success n_results values are on L (co_stack) ; on failure err_idx value on top is the raised error, with
+ * traceback text in `trace` (borrowed, may be NULL). Fires exactly once, and the co returns to the free list after it.
+ */
+typedef void (*co_done_fn)(struct co *co, lua_State *L, int n_results /* -1: raised */, const char *trace, void *data);
+
+/* From the free list. Push the function and its arguments on co_stack(co), then co_start. */
+struct co *co_new(struct vm *vm);
+lua_State *co_stack(struct co *co);
+void co_start(struct co *co, int n_args, uint64_t deadline_ms /* 0: none */, co_done_fn done, void *data);
+
+struct co *co_current(lua_State *L);       /* raises "… may not be called while loading" when none runs */
+uint64_t co_deadline(const struct co *co); /* for calls out: min(co's, now + default) */
+
+typedef void (*co_cancel_fn)(struct co *co, void *data);
+/* Registers the one pending operation. Raises the sticky error if the co was cancelled, and refuses inside a C
+ * boundary that cannot yield. `cancel` must make sure that no completion follows. */
+struct co *co_op_begin(lua_State *L, co_cancel_fn cancel, void *data);
+void co_op_set_data(struct co *co, void *data); /* when the handle is known only after starting */
+void co_op_abort(struct co *co);                /* the operation ended before parking: results returned directly */
+int co_park(lua_State *L);                      /* `return co_park(L)` */
+void co_wake(struct co *co, int n_results);
+
+/* Sticky: raises error{code} at the parked call now, and again at every later one; no pcall swallows it.
+ * `cancelled` is ignored once co_commit was called (T10); `deadline` never. */
+void co_cancel(struct co *co, enum err_code code);
+void co_mark_committed(struct co *co); /* has committed, written or called out: a disconnect no longer cancels */
+void co_set_owner(struct co *co, void *owner); /* e.g. the http_request */
+void *co_owner(const struct co *co);
+/* Open pg.tx of this activity, for T5's guard; opaque here. */
+void co_set_tx(struct co *co, void *tx);
+void *co_tx(const struct co *co);

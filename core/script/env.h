@@ -1,0 +1,17 @@
+/* What one worker hands to its Lua VMs: pointers to the services that outlive every generation. Filled by
+ * server/worker.c, read by bind/. All borrowed. */
+#pragma once
+
+#include "base/slice.h"
+#include "net/loop.h"
+
+struct pg;
+struct redis;
+struct env {
+    struct loop *loop;
+    struct pg *pg;            /* NULL: not configured; calls raise "unavailable" naming the key */
+    struct redis *redis;      /* NULL: as above */
+    struct slice config_json; /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
+    bool development;
+    int worker_id; /* 0-based; -1 in `chowk run`, `check` … */
+};
