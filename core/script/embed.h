@@ -1,4 +1,4 @@
-/* lua/chowk/*.lua as bytecode inside this binary; generated into build/embed.c by the Makefile. */
+/* The Lua library (lua/chowk) as bytecode inside this binary; generated into build/embed.c by the Makefile. */
 #pragma once
 
 #include <stddef.h>

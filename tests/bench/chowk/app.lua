@@ -1,0 +1,65 @@
+-- The same jobs as peers/work.js, as a chowk author would write them.
+local app, pg, redis, json, razorpay, t =
+  require "chowk.app", require "chowk.pg", require "chowk.redis", require "chowk.json", require "chowk.razorpay", require "chowk.schema"
+
+local routes = app.routes()
+
+routes:get("/json", function()
+  return { message = "hello", ok = true, n = 42, items = { 1, 2, 3 }, shop = { name = "chowk", city = "Delhi" } }
+end)
+
+routes:get("/cached/:id", function(req)
+  local text = redis.get("product:" .. req.params.id)
+  return text and json.raw(text) or app.fail(404, "not_found")
+end)
+
+routes:get("/products/:id", function(req)
+  return pg.json_one([[SELECT id, slug, name, description, price_paise, is_active, created_at
+    FROM products WHERE id = $1]], req.params.id) or app.fail(404, "not_found")
+end)
+
+routes:get("/list", function(req)
+  return { items = pg.json("SELECT id, slug, name, price_paise FROM products WHERE id > $1 ORDER BY id LIMIT 20",
+    req.query.after or 0) }
+end)
+
+routes:post("/orders", function(req)
+  local body = req:json()
+  local ids, quantities = {}, {}
+  for i, item in ipairs(body.items) do ids[i], quantities[i] = item.id, item.quantity end
+  return pg.tx(function(tx)
+    local found = tx:all{
+      { "SELECT id, price_paise FROM products WHERE id = ANY($1)", pg.array(ids, "int") },
+      { "SELECT next_block(1) AS value" },
+    }
+    local price, prices, total = {}, {}, 0
+    for _, row in ipairs(found[1]) do price[row.id] = row.price_paise end
+    for i, id in ipairs(ids) do
+      prices[i] = price[id]
+      total = total + price[id] * quantities[i]
+    end
+    local number = string.format("PC2627-%09d", found[2][1].value)
+    tx:exec([[WITH o AS (INSERT INTO orders (number, email, total_paise) VALUES ($1, $2, $3) RETURNING id)
+      INSERT INTO order_items (order_id, product_id, quantity, unit_price_paise)
+      SELECT o.id, i.* FROM o, unnest($4::int[], $5::int[], $6::bigint[]) i]],
+      number, body.email, total, pg.array(ids, "int"), pg.array(quantities, "int"), pg.array(prices, "bigint"))
+    return 201, { number = number, total_paise = total }
+  end)
+end)
+
+routes:post("/verify", { body = t.object{ razorpay_order_id = t.string(), razorpay_payment_id = t.string(),
+  razorpay_signature = t.string() } }, function(req)
+  local body = req:json()
+  razorpay.verify_checkout{ order_id = body.razorpay_order_id, payment_id = body.razorpay_payment_id,
+    signature = body.razorpay_signature }
+  return pg.tx(function(tx)
+    if not tx:one("SELECT status FROM payments WHERE razorpay_order_id = $1 FOR UPDATE", body.razorpay_order_id) then
+      app.fail(404, "not_found")
+    end
+    tx:exec([[UPDATE payments SET status = 'paid', razorpay_payment_id = $2, verified = verified + 1
+      WHERE razorpay_order_id = $1]], body.razorpay_order_id, body.razorpay_payment_id)
+    return { status = "paid" }
+  end)
+end)
+
+return routes

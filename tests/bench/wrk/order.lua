@@ -1,0 +1,8 @@
+-- Three products, never the same three in a row.
+local n = 0
+function request()
+  n = n % 1000 + 1
+  local body = string.format('{"email":"a%d@example.com","items":[{"id":%d,"quantity":1},{"id":%d,"quantity":2},{"id":%d,"quantity":1}]}',
+    n, n, (n + 333) % 1000 + 1, (n + 666) % 1000 + 1)
+  return wrk.format("POST", "/orders", { ["Content-Type"] = "application/json" }, body)
+end

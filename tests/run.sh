@@ -1,0 +1,57 @@
+#!/bin/bash
+# Runs the kinds of tests named as arguments (unit lint spec wire) against a private PostgreSQL and Redis, shows each suite as it
+# ends, and closes with one line: N passed, N failed. Every suite speaks TAP; one that dies without saying why counts as failed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+export BUILD=${BUILD:-build}
+export CHOWK=$PWD/$BUILD/chowk
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0:exitcode=99} UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+logs=$BUILD/test-logs
+rm -rf "$logs" && mkdir -p "$logs"
+passed=0 failed=0
+
+. tests/services.sh
+trap services_stop EXIT
+trap 'exit 130' INT TERM
+
+suite() { # name, command…
+  local name=$1 log start ok bad rc
+  log=$logs/${name//\//-}.log
+  shift
+  start=$(date +%s%N)
+  "$@" >"$log" 2>&1
+  rc=$?
+  ok=$(grep -cE '^ok( |$)' "$log")
+  bad=$(grep -cE '^not ok( |$)' "$log")
+  # A skipped test proved nothing, and a suite with no test or a bad exit failed in silence.
+  local skipped
+  skipped=$(grep -ciE '^ok .*# *skip' "$log")
+  ok=$((ok - skipped)) bad=$((bad + skipped))
+  [ "$bad" -gt 0 ] || { [ $rc -eq 0 ] && [ "$ok" -gt 0 ]; } || bad=1
+  passed=$((passed + ok)) failed=$((failed + bad))
+  printf '%-44s %4d passed %3d failed %6d ms\n' "$name" "$ok" "$bad" $((($(date +%s%N) - start) / 1000000))
+  [ "$bad" -eq 0 ] || { grep -vE '^ok( |$)' "$log" | tail -n 60 | sed 's/^/    /'; }
+}
+
+run_unit() {
+  local test
+  for test in tests/unit/*/*_test.c; do
+    test=${test#tests/unit/}
+    suite "unit/${test%_test.c}" env CMOCKA_MESSAGE_OUTPUT=TAP "$BUILD/unit/${test%.c}"
+  done
+}
+lint_one() { if "$@"; then echo "ok 1 - $*"; else echo "not ok 1 - $*"; fi; }
+run_lint() { suite lint lint_one make --no-print-directory lint; }
+run_spec() {
+  local spec
+  for spec in ${SPEC:-spec/*_spec.lua}; do
+    suite "${spec%_spec.lua}" busted --lua=luajit -o TAP --lpath='./?.lua' "$spec"
+  done
+}
+run_wire() { suite wire tests/wire/run.sh; }
+
+services_start || { echo '0 passed, 1 failed'; exit 1; }
+for kind in "$@"; do "run_$kind"; done
+echo "logs: $logs"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
