@@ -4,7 +4,8 @@
  * checks. It rejects: bad UTF-8 and lone surrogates, duplicate names, raw control characters, leading
  * zeros and '+', NaN/Infinity, numbers that a double cannot hold exactly when written as integers
  * (|n| > 2^53), numbers that overflow, depth over the cap, more than max_keys names in one object,
- * anything after the value. (TRAPS T15)
+ * anything after the value. Also decimals without exponent beyond 2^53, underflow to zero, numbers of more
+ * than 512 characters, a byte order mark. (TRAPS T15)
  *
  * Writing appends to a buf and cannot fail. */
 #pragma once
@@ -14,7 +15,7 @@
 #include "base/err.h"
 
 struct json_limits {
-    size_t max_depth; /* 0 = 64 */
+    size_t max_depth; /* 0 = 64; never above 1000 */
     size_t max_keys;  /* names in one object; 0 = 1024 */
 };
 
