@@ -21,7 +21,7 @@ void loop_stop(struct loop *loop);
 /* One turn, waiting for io if `wait`; for tests. Returns false when nothing is left. */
 bool loop_turn(struct loop *loop, bool wait);
 
-/* Cached monotonic time of this turn in ms: use it for deadlines (clock_ms costs a call). */
+/* Monotonic ms, read once a turn when the poll returns: use it for deadlines. Outside a turn it reads the clock. */
 uint64_t loop_now(const struct loop *loop);
 
 struct loop_task { /* embed it; zeroed = idle. One task is queued at most once. */

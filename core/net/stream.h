@@ -34,26 +34,29 @@ struct stream { /* embed in the owner; fields are private to stream.c */
     struct poll *poll;
     struct buf out; /* unsent bytes; empty when idle */
     size_t out_pos;
-    struct loop_task close_task;
-    struct err *err; /* why it broke; owned */
+    struct loop_task task; /* brings on_close, or on_drain after an uncork */
+    struct err *err;       /* why it broke; owned */
     int fd;
     uint8_t state;
-    bool reading, corked, eof, shutdown_wanted;
+    bool reading, corked, eof, hangup_seen, drain_owed, shutdown_wanted, is_shut;
 };
 
 /* Takes fd (non-blocking, CLOEXEC). Reading is off until stream_read. */
 void stream_open(struct stream *stream, struct loop *loop, int fd, const struct stream_events *events);
-/* Starts a non-blocking connect; then on_connect or on_close. The owner sets its own timeout. */
+/* Starts a non-blocking connect; then on_connect or on_close. The owner sets its own timeout. What is written
+ * before on_connect is kept. */
 void stream_connect(struct stream *stream, struct loop *loop, const struct addr *addr,
                     const struct stream_events *events);
-void stream_read(struct stream *stream,
-                 bool on); /* pausing read also hides resets: keep it on while a request runs (T10) */
+/* Keep it on while a request runs (T10). After a pause a reset still closes the stream, unless the peer had
+ * closed both directions before. */
+void stream_read(struct stream *stream, bool on);
 /* OK: all bytes are with the kernel. AGAIN: some are kept, on_drain follows. ERR: the stream is broken,
  * on_close follows. Bytes are copied only if the kernel does not take them. */
 enum status stream_write(struct stream *stream, struct slice bytes);
-/* While corked, writes are kept; uncork sends them in one call. For pipelined answers. */
+/* While corked, writes are kept (AGAIN); uncork sends them in one call, and on_drain follows once they are with
+ * the kernel, deferred if that was at once. For pipelined answers: cork for less than a turn. */
 void stream_cork(struct stream *stream, bool on);
 size_t stream_pending(const struct stream *stream); /* bytes kept */
-void stream_shutdown(struct stream *stream);        /* FIN after the kept bytes */
+void stream_shutdown(struct stream *stream);        /* FIN after the kept bytes; a later write breaks the stream */
 void stream_close(struct stream *stream);           /* at once, dropping kept bytes; idempotent */
 bool stream_is_open(const struct stream *stream);
