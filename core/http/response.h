@@ -7,7 +7,7 @@
 #include "http/request.h"
 
 struct http_answer {
-    int status;
+    int status;                        /* 200..999 */
     struct slice content_type;         /* empty: none sent */
     const struct http_header *headers; /* extra; names and values are checked by http_header_is_safe before */
     size_t n_headers;
@@ -17,11 +17,19 @@ struct http_answer {
 /* No CR, LF, NUL or control in it, token name. What Lua hands in is checked with this and refused. */
 bool http_header_is_safe(struct slice name, struct slice value);
 
-/* The worker's scratch buffer, emptied, with headroom in front for the head: append the body here and pass
- * it to http_respond in the same call chain (nothing may yield in between). One contiguous write, no copy. */
+/* The worker's scratch buffer, emptied but for HTTP_BODY_HEADROOM bytes in front that are kept for the head:
+ * append the body here and pass http_body_slice (or the whole buffer, buf_as_slice) to http_respond in the same
+ * call chain (nothing may yield and no other answer be written in between). One contiguous write, no copy. Never
+ * buf_clear or buf_consume it: to start over, call http_body_buf again. */
+#define HTTP_BODY_HEADROOM 1024
 struct buf *http_body_buf(struct http_request *req);
+static inline struct slice http_body_slice(const struct buf *body)
+{
+    return slice_of(body->ptr + HTTP_BODY_HEADROOM, body->len - HTTP_BODY_HEADROOM);
+}
 
-/* Ends the request. `body` may be the scratch buffer's bytes (no copy) or any borrowed bytes. */
+/* Ends the request: req and all of its arena are dead when this returns. `body` may be the scratch buffer's bytes (no
+ * copy) or any borrowed bytes. */
 void http_respond(struct http_request *req, const struct http_answer *answer, struct slice body);
 /* RFC 9457 problem: {"type","title","status","code","detail"?,"instance":id}; extra = more members as raw JSON
  * text `,"k":v` or empty. 503 and 429 get Retry-After (retry_after_s, at least 1). */

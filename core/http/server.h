@@ -4,6 +4,7 @@
  * wait in the connection's bounded buffer. */
 #pragma once
 
+#include "http/close.h"
 #include "http/response.h"
 #include "net/listener.h"
 #include "net/loop.h"
@@ -12,13 +13,15 @@ struct http_limits {
     size_t max_line, max_header_bytes, max_headers, max_body;                       /* 8 KiB, 16 KiB, 100, 1 MiB */
     uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms; /* 10 s, 30 s, 75 s, 30 s */
     uint32_t deadline_ms;   /* 30 s: of a request, unless its route says otherwise */
-    size_t max_connections; /* accepts pause at this many */
-};
+    size_t max_connections; /* accepts pause at this many; 65536 */
+};                          /* 0 = the default named here */
 
 struct http_server;
 /* Called once per request; must end it exactly once with response.h. */
 typedef void (*http_handler_fn)(void *data, struct http_request *req);
-/* Called after every answer, for the access log: req is still whole. bytes = body bytes sent. */
+/* Called after every answer, for the access log: req is still whole, req->route is NULL if there was none.
+ * bytes = body bytes sent; status 499 if the client went away first. Requests refused before their head could be
+ * read are only counted (http_server_closes). */
 typedef void (*http_log_fn)(void *data, const struct http_request *req, int status, size_t bytes, uint64_t us);
 
 struct http_server_opts {
@@ -44,3 +47,5 @@ struct http_stats {
     uint64_t requests, responses_5xx;
 };
 void http_server_stats(const struct http_server *server, struct http_stats *out);
+/* How many connections ended, or were refused, for that reason. */
+uint64_t http_server_closes(const struct http_server *server, enum http_close why);
