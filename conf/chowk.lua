@@ -1,0 +1,51 @@
+-- The configuration of the shop. `chowk config` prints every key with its effective value, `chowk config --help` all
+-- keys with unit and meaning; what is not written here has its default. An unknown key stops the start, with its line.
+--
+--   env("NAME", default)   reads the environment        file("/run/secrets/x")   reads a secret from a file
+--
+-- DATABASE_URL, REDIS_URL, PORT and RAZORPAY_* override what is written here. Without DATABASE_URL or REDIS_URL,
+-- `chowk dev` starts private servers below var/; `chowk serve` never does.
+return {
+  listen = "127.0.0.1:8080",
+  -- workers = 4,            -- processes; default: one per core (2 in development)
+
+  app = {
+    root = "lua",            -- require "store.catalogue" is lua/store/catalogue.lua
+    main = "store",          -- the module that returns the routes: lua/store/init.lua
+    migrations = "migrations",
+  },
+
+  pg = {
+    -- url = file("/run/secrets/database_url"),
+    -- pool_size = 20,       -- of all workers together: Supabase and PgBouncer count connections per machine
+    -- pool_mode = "transaction",   -- behind PgBouncer or Supavisor on port 6543
+  },
+
+  redis = {
+    -- url = "redis://127.0.0.1:6379/0",
+  },
+
+  payments = {
+    -- confirm = "fetch",    -- production: paid when Razorpay says captured. "signature" (development): when the
+                             -- checkout signature is valid
+  },
+
+  -- The shop's own settings, read in lua/store/settings.lua. "" means: not set.
+  settings = {
+    shop = {
+      name = "Chandni Prints",
+      state = "27",          -- GST state code the goods are sold from: Maharashtra
+    },
+    orders = {
+      number_prefix = "PC",  -- PC2627-000123; at most 3 letters, so that the number fits a GST invoice's 16 characters
+      payment_minutes = 30,  -- how long an unpaid order keeps its stock
+      token_secret = env("ORDER_TOKEN_SECRET", ""),   -- derives guests' access tokens; else razorpay.key_secret does
+    },
+    shipping = {
+      flat_paise = 0,        -- what delivery costs …
+      free_above_paise = 0,  -- … below this subtotal
+    },
+    razorpay_account = env("RAZORPAY_ACCOUNT_ID", ""),   -- when set, webhooks of other accounts are parked
+    admin_token = env("ADMIN_TOKEN", ""),   -- allows PATCH /api/admin/products/:slug; unset: that route does not exist
+  },
+}

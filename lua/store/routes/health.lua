@@ -1,0 +1,25 @@
+--- Is the process alive (/healthz), and can it sell (/readyz)?
+local app = require "chowk.app"
+local pg = require "chowk.pg"
+local redis = require "chowk.redis"
+
+local routes = app.routes()
+
+routes:get("/healthz", { summary = "The process answers" }, function()
+  return { status = "ok" }
+end)
+
+--- Ready means: PostgreSQL answers. Redis may be away, the shop sells without it, so it is reported only.
+routes:get("/readyz", { summary = "The shop can sell", deadline = "2s" }, function()
+  local one, err = try(pg.value, "SELECT 1")
+  local pong = try(redis.ping)
+  local state = {
+    status = one and "ready" or "unready",
+    postgresql = one and "up" or err.code,
+    redis = pong and "up" or "down",
+  }
+  if one then return state end
+  return 503, state, { ["Retry-After"] = "1" }
+end)
+
+return routes

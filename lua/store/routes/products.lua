@@ -1,0 +1,28 @@
+--- GET /api/products and /api/products/:slug.
+local app = require "chowk.app"
+local t = require "chowk.schema"
+local catalogue = require "store.catalogue"
+local page = require "store.routes.page"
+local product_cache = require "store.product_cache"
+
+local routes = app.routes()
+
+routes:get("/api/products", {
+  summary = "Products: filtered, searched, sorted, page by page",
+  query = page.query {
+    category = t.optional(t.slug()),
+    q = t.optional(t.string { min = 1, max = 100, pattern = "^%C+$" }),
+  },
+}, function(req)
+  return catalogue.products(page.filter(req, req.query.category))
+end)
+
+routes:get("/api/products/:slug", {
+  summary = "One product with its images and variants",
+  params = { slug = t.slug() },
+}, function(req)
+  return product_cache.fetch(req.params.slug, catalogue.product)
+    or app.fail(404, "product_not_found", "There is no such product.")
+end)
+
+return routes

@@ -1,0 +1,36 @@
+--- POST /api/webhooks/razorpay, and the timer that applies what was left over.
+local app = require "chowk.app"
+local json = require "chowk.json"
+local log = require "chowk.log"
+local razorpay = require "chowk.razorpay"
+local task = require "chowk.task"
+local webhook = require "store.workflows.webhook"
+
+local routes = app.routes()
+
+local SWEEP_EVERY = "2s"
+
+--- The signature is over the exact bytes, so it is checked before anything is parsed. 2xx means: committed here.
+routes:post("/api/webhooks/razorpay", { summary = "Razorpay webhook", max_body = "256KiB" }, function(req)
+  local raw = req:body()
+  razorpay.verify_webhook(raw, req:header("X-Razorpay-Signature"))
+  local event = try(json.decode, raw)
+  if type(event) ~= "table" or type(event.event) ~= "string" then
+    app.fail(400, "invalid_event", "The body is not an event.")
+  end
+  local event_id = webhook.store(req:header("X-Razorpay-Event-Id"), event, raw)
+  if event_id then webhook.try_apply(event_id) end
+  return { status = event_id and "stored" or "duplicate" }
+end)
+
+app.on_start(function()
+  task.spawn(function()
+    while true do
+      task.sleep(SWEEP_EVERY)
+      local ok, err = pcall(webhook.sweep)
+      if not ok then log.warn("webhook sweep failed", { error = tostring(err) }) end
+    end
+  end)
+end)
+
+return routes

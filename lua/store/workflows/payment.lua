@@ -1,0 +1,157 @@
+--- What is known about a payment, and what it does to its order. The one place where an order becomes paid.
+--
+-- News of one payment comes from the customer's browser and from webhooks: late, repeated, in any order. All of it goes
+-- through `decide`, under the order's row lock: lower-ranked news is ignored, an order's payment_status moves by
+-- compare-and-set only, and the event row is written by the same statement that moves it. The caller commits.
+local app = require "chowk.app"
+local config = require "chowk.config"
+local log = require "chowk.log"
+local pg = require "chowk.pg"
+local razorpay = require "chowk.razorpay"
+local stock = require "store.workflows.stock"
+
+local M = {}
+
+-- failed < authorized: a bank's late yes follows an early no.
+local RANK = { created = 0, failed = 1, authorized = 2, captured = 3, refunded = 4 }
+
+-- payment news → the order's new payment_status, and from where it may come. paid is left only by a refund.
+local MOVES = {
+  failed = { to = "failed", from = { "unpaid" } },
+  authorized = { to = "authorized", from = { "unpaid", "failed" } },
+  captured = { to = "paid", from = { "unpaid", "authorized", "failed" } },
+}
+
+local LOCK_BY_RAZORPAY_ID = [[
+  SELECT id::text, order_number, status, payment_status, total_paise, currency, razorpay_order_id
+  FROM orders WHERE razorpay_order_id = $1 FOR UPDATE]]
+
+--- Statement: an order, locked, by the id Razorpay knows it by.
+function M.lock_order(razorpay_order_id) return { LOCK_BY_RAZORPAY_ID, razorpay_order_id } end
+
+--- Statement: what we knew about a payment; to run behind lock_order, so that it cannot change any more.
+function M.known(payment_id)
+  return { "SELECT order_id::text, status FROM payments WHERE razorpay_payment_id = $1", payment_id }
+end
+
+local function record(order, news)
+  return { [[
+    INSERT INTO payments AS p (order_id, razorpay_payment_id, status, method, amount_paise, fee_paise, tax_paise,
+      error_code, error_reason, raw)
+    VALUES ($1::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    ON CONFLICT (razorpay_payment_id) DO UPDATE
+      SET status = EXCLUDED.status, method = coalesce(EXCLUDED.method, p.method),
+          fee_paise = coalesce(EXCLUDED.fee_paise, p.fee_paise), tax_paise = coalesce(EXCLUDED.tax_paise, p.tax_paise),
+          error_code = EXCLUDED.error_code, error_reason = EXCLUDED.error_reason,
+          raw = coalesce(EXCLUDED.raw, p.raw), updated_at = now()]],
+    order.id, news.payment_id, news.status, news.method or pg.null, news.amount_paise, news.fee_paise or pg.null,
+    news.tax_paise or pg.null, news.error_code or pg.null, news.error_reason or pg.null,
+    news.raw and pg.jsonb(news.raw) or pg.null }
+end
+
+local function move(order, news, to, status)
+  return { [[
+    WITH moved AS (
+      UPDATE orders SET payment_status = $2::payment_status, status = $3::order_status, version = version + 1,
+             updated_at = now()
+      WHERE id = $1::uuid AND payment_status = $4::payment_status AND status = $5::order_status
+      RETURNING id)
+    INSERT INTO order_events (order_id, type, from_status, to_status, actor, data)
+    SELECT id, 'payment_' || $2::text, $4::text, $2::text, $6,
+           jsonb_build_object('payment_id', $7::text, 'amount_paise', $8::bigint, 'status', $3::text)
+    FROM moved RETURNING id]],
+    order.id, to, status, order.payment_status, order.status, news.actor, news.payment_id, news.amount_paise }
+end
+
+local function note(order, news, type)
+  return { [[
+    INSERT INTO order_events (order_id, type, from_status, actor, data)
+    VALUES ($1::uuid, $2, $3, $4, jsonb_build_object('payment_id', $5::text, 'payment', $6::text))]],
+    order.id, type, order.payment_status, news.actor, news.payment_id, news.status }
+end
+
+local function contains(list, value)
+  for _, v in ipairs(list) do
+    if v == value then return true end
+  end
+  return false
+end
+
+--- Money for an order that was given up meanwhile: sell it after all if the stock is still there, else give it back.
+-- @return string  the order's next status; statements to run are added to `last`. Yields.
+local function revive(tx, order, news, last)
+  if stock.retake(tx, order.id) then return "confirmed" end
+  last[#last + 1] = { [[
+    INSERT INTO jobs (kind, args, unique_key) VALUES ('refund.send', $1, $2)
+    ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL
+      AND state IN ('available', 'scheduled', 'running', 'retryable') DO NOTHING]],
+    pg.jsonb { payment_id = news.payment_id, amount_paise = news.amount_paise, order_number = order.order_number },
+    news.payment_id }
+  return order.status
+end
+
+local function next_status(tx, order, news, last)
+  if news.status ~= "captured" then return order.status end
+  if order.status == "pending" then return "confirmed" end
+  if order.status == "expired" or order.status == "cancelled" then return revive(tx, order, news, last) end
+  return order.status
+end
+
+--- What one piece of news does to its order.
+-- @param tx      the transaction that locked `order` (lock_order) and then read `known` (known)
+-- @param order   row   @param known row|nil
+-- @param news    table {payment_id, status, amount_paise, currency, actor, method?, fee_paise?, tax_paise?,
+--                       error_code?, error_reason?, raw?}
+-- @return table {status, payment_status} of the order afterwards, and the statements that make it so;
+--         or nil, reason: the news is not about this order
+-- Yields. Raises what pg raises.
+function M.decide(tx, order, known, news)
+  if known and known.order_id ~= order.id then return nil, "the payment belongs to another order" end
+  if known and RANK[news.status] <= RANK[known.status] then return order, {} end
+  if news.status ~= "failed" and (news.amount_paise ~= order.total_paise or news.currency ~= order.currency) then
+    return nil, ("amount mismatch: %s %d for an order of %s %d"):format(news.currency, news.amount_paise,
+      order.currency, order.total_paise)
+  end
+  local last, step = { record(order, news) }, MOVES[news.status]
+  if step and contains(step.from, order.payment_status) then
+    local status = next_status(tx, order, news, last)
+    last[#last + 1] = move(order, news, step.to, status)
+    return { status = status, payment_status = step.to }, last
+  end
+  if news.status == "captured" then
+    -- Paid twice by two payments: Razorpay gives the second back by itself; somebody should look.
+    log.error("second capture for an order", { order = order.order_number, payment = news.payment_id })
+  end
+  last[#last + 1] = note(order, news, "transition_ignored")
+  return order, last
+end
+
+--- A customer's proof of payment from the checkout form. The signature proves authorisation; whether that is enough
+-- for "paid" is the operator's choice (payments.confirm).
+-- @param proof table {razorpay_order_id, razorpay_payment_id, razorpay_signature}
+-- @return table {number, status, payment_status}
+-- Yields. Fails with 404 (no such order), 409 (payment of another order); raises bad_signature (400), what pg raises.
+function M.verify(proof)
+  return pg.tx(function(tx)
+    local r = tx:all { M.lock_order(proof.razorpay_order_id), M.known(proof.razorpay_payment_id) }
+    local order = r[1][1] or app.fail(404, "order_not_found", "There is no such order.")
+    razorpay.verify_checkout {
+      order_id = order.razorpay_order_id,   -- ours, not the client's
+      payment_id = proof.razorpay_payment_id,
+      signature = proof.razorpay_signature,
+    }
+    local confirmed = config.get("payments.confirm") == "signature"
+    local now, last = M.decide(tx, order, r[2][1], {
+      payment_id = proof.razorpay_payment_id,
+      status = confirmed and "captured" or "authorized",
+      amount_paise = order.total_paise,   -- Razorpay made the payment for this order, whose amount we set
+      currency = order.currency,
+      actor = "customer",
+    })
+    if not now then app.fail(409, "payment_mismatch", last) end
+    if #last > 0 then tx:commit(last) end
+    return { number = order.order_number, status = now.status, payment_status = now.payment_status }
+  end)
+end
+
+return M

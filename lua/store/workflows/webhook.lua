@@ -1,0 +1,184 @@
+--- Razorpay's webhooks: stored first, applied once, in a second transaction.
+--
+-- `store` commits the signed bytes, and only then is the sender told 200. `apply` locks the stored row, so however many
+-- copies arrive and however many workers race, one of them applies it. What fails is tried again by a timer
+-- (`sweep`), later each time; what cannot be right (a wrong amount) is parked for a human, with the reason.
+local crypto = require "chowk.crypto"
+local json = require "chowk.json"
+local log = require "chowk.log"
+local pg = require "chowk.pg"
+local payment = require "store.workflows.payment"
+local refund = require "store.workflows.refund"
+local settings = require "store.settings"
+
+local M = {}
+
+local MAX_ATTEMPTS = 20   -- with the doubling below: about half a day
+
+-- Razorpay writes null for what is not there.
+local function present(value)
+  if value == json.null then return nil end
+  return value
+end
+
+local function entity(event, name)
+  local box = type(event.payload) == "table" and event.payload[name]
+  return type(box) == "table" and present(box.entity) or nil
+end
+
+-- ---- storing -----------------------------------------------------------------------------------------------
+
+local STORE = [[
+  INSERT INTO webhook_events (event_id, event, account_id, payload, raw, event_created_at)
+  VALUES ($1, $2, $3, $4::jsonb, convert_to($5::text, 'UTF8'), to_timestamp($6::float8))
+  ON CONFLICT (event_id) DO NOTHING]]
+
+local function insert(event_id, event, raw)
+  -- jsonb has no \u0000; the signed bytes keep it.
+  local payload = raw:gsub("\\u0000", "\\ufffd")
+  return pg.exec(STORE, event_id, event.event, present(event.account_id) or pg.null, payload, raw,
+    tonumber(present(event.created_at)) or pg.null)
+end
+
+--- Stores a verified webhook.
+-- @param event_id string|nil  X-Razorpay-Event-Id   @param event table  the decoded body   @param raw string
+-- @return string|nil          the id to apply, nil if this very event is stored already
+-- Yields; returns after the commit. Raises what pg raises.
+function M.store(event_id, event, raw)
+  local by_content = "sha256:" .. crypto.hex(crypto.sha256(raw))
+  if event_id and #event_id <= 64 then
+    if insert(event_id, event, raw) == 1 then return event_id end
+    -- The id is outside the signature: other bytes under a known id are another event, not a duplicate.
+    local same = pg.value("SELECT raw = convert_to($2::text, 'UTF8') FROM webhook_events WHERE event_id = $1",
+      event_id, raw)
+    if same then return nil end
+  end
+  return insert(by_content, event, raw) == 1 and by_content or nil
+end
+
+-- ---- applying ----------------------------------------------------------------------------------------------
+
+local function news_of(p, status)
+  return {
+    payment_id = p.id,
+    status = status,
+    amount_paise = p.amount,
+    currency = p.currency,
+    method = present(p.method),
+    fee_paise = present(p.fee),
+    tax_paise = present(p.tax),
+    error_code = present(p.error_code),
+    error_reason = present(p.error_reason),
+    raw = p,
+    actor = "razorpay",
+  }
+end
+
+--- Locks the order a payment was made for. An order opened with Razorpay just before a crash may not know its
+-- Razorpay id yet; its receipt is our number.
+local function lock_order(tx, razorpay_order_id, receipt)
+  if razorpay_order_id and receipt then
+    tx:exec("UPDATE orders SET razorpay_order_id = $1 WHERE order_number = $2 AND razorpay_order_id IS NULL",
+      razorpay_order_id, receipt)
+  end
+  return razorpay_order_id and tx:all { payment.lock_order(razorpay_order_id) }[1][1]
+end
+
+local function on_payment(status)
+  return function(tx, event)
+    local p, o = entity(event, "payment"), entity(event, "order")
+    local order_id = p and present(p.order_id)
+    if not order_id then return {} end   -- not made for an order of a shop
+    local order = lock_order(tx, order_id, o and present(o.receipt))
+    if not order then return nil, "unknown order " .. order_id end
+    local known = tx:all { payment.known(p.id) }[1][1]
+    local now, last = payment.decide(tx, order, known, news_of(p, status))
+    if not now then return nil, last, true end
+    return last
+  end
+end
+
+local function on_refund(name)
+  return function(tx, event)
+    local r, p = entity(event, "refund"), entity(event, "payment")
+    if not r then return {} end
+    local order_id = p and present(p.order_id) or tx:value([[
+      SELECT o.razorpay_order_id FROM payments p JOIN orders o ON o.id = p.order_id
+      WHERE p.razorpay_payment_id = $1]], r.payment_id)
+    local order = lock_order(tx, order_id)
+    if not order then return nil, "refund for an unknown payment " .. tostring(r.payment_id) end
+    local arn = type(r.acquirer_data) == "table" and present(r.acquirer_data.arn) or nil
+    return refund.decide(tx, order, { id = r.id, payment_id = r.payment_id, amount_paise = r.amount, arn = arn }, name)
+  end
+end
+
+-- Events without a row here are kept and marked as done.
+local HANDLERS = {
+  ["payment.authorized"] = on_payment("authorized"),
+  ["payment.captured"] = on_payment("captured"),
+  ["payment.failed"] = on_payment("failed"),
+  ["order.paid"] = on_payment("captured"),
+  ["refund.created"] = on_refund("created"),
+  ["refund.processed"] = on_refund("processed"),
+  ["refund.failed"] = on_refund("failed"),
+}
+
+--- @return the statements that apply the event; or nil, reason, and whether trying again is pointless
+local function handle(tx, stored)
+  local account = settings.razorpay_account
+  if account and stored.account_id ~= account then
+    return nil, "another account: " .. tostring(stored.account_id), true
+  end
+  local handler = HANDLERS[stored.event]
+  if not handler then return {} end
+  return handler(tx, json.decode(stored.raw))
+end
+
+local DONE = [[
+  UPDATE webhook_events SET processed_at = now(), attempts = attempts + 1, last_error = NULL WHERE event_id = $1]]
+local FAILED = [[
+  UPDATE webhook_events SET attempts = attempts + 1, last_error = $2,
+    next_attempt_at = CASE WHEN $3::boolean OR attempts + 1 >= $4::int THEN 'infinity'
+                      ELSE now() + least(power(2, attempts), 3600) * interval '1 second' END
+  WHERE event_id = $1 AND processed_at IS NULL]]
+
+--- Applies a stored webhook, unless it has been applied or somebody is at it.
+-- @return boolean  whether this call applied it. Yields. Raises what pg raises; the timer tries again.
+function M.apply(event_id)
+  local parked
+  local applied = pg.tx(function(tx)
+    local stored = tx:one([[
+      SELECT event, account_id, convert_from(raw, 'UTF8') AS raw FROM webhook_events
+      WHERE event_id = $1 AND processed_at IS NULL FOR UPDATE SKIP LOCKED]], event_id)
+    if not stored then return false end
+    local last, reason, hopeless = handle(tx, stored)
+    if last then
+      last[#last + 1] = { DONE, event_id }
+      tx:commit(last)
+      return true
+    end
+    parked = hopeless and reason
+    tx:commit { { FAILED, event_id, reason, hopeless or false, MAX_ATTEMPTS } }
+    return false
+  end, { lock_timeout = "50ms" })   -- the sender is waiting: rather later, by the timer
+  if parked then log.error("webhook parked", { event_id = event_id, reason = parked }) end
+  return applied
+end
+
+--- apply, with every failure recorded instead of raised: for callers that have nobody to tell.
+function M.try_apply(event_id)
+  local _, err = try(M.apply, event_id)
+  if not err then return end
+  log.warn("webhook not applied", { event_id = event_id, error = err.message })
+  try(pg.exec, FAILED, event_id, err.message, false, MAX_ATTEMPTS)
+end
+
+--- Applies what was left over: by a crash, a lock, an order that was not there yet. Every worker may run it.
+function M.sweep()
+  local due = pg.query([[
+    SELECT event_id FROM webhook_events WHERE processed_at IS NULL AND next_attempt_at <= now()
+    ORDER BY next_attempt_at LIMIT 100]])
+  for _, row in ipairs(due) do M.try_apply(row.event_id) end
+end
+
+return M

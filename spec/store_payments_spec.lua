@@ -1,0 +1,307 @@
+-- Paying: the customer's signature, webhooks in any order and number, refunds, money that comes too late.
+local server = require "spec.support.server"
+local shop = require "spec.support.shop"
+
+local MUG = "MGCHAI-11OZ"
+
+describe("a payment", function()
+  local s
+  setup(function() s = shop.start(server, { config = { workers = 2 } }) end)
+  teardown(function() s:stop() end)
+
+  local function place() return shop.place(s, { [MUG] = 1 }) end
+  local function verify(proof) return s:post("/api/payments/verify", { json = proof }) end
+  local function hook(name, order, payment_id, more, event_id)
+    local answer = shop.webhook(s, shop.payment_event(name, order, payment_id, more), event_id)
+    assert.equal(200, answer.status, answer.body)
+    return answer
+  end
+  local function becomes(state, order)
+    server.eventually("order is " .. state, function() return shop.state(s, order) == state end)
+  end
+  local function payments(order)
+    return s:sql("SELECT p.* FROM payments p JOIN orders o ON o.id = p.order_id WHERE o.order_number = '"
+      .. order.number .. "' ORDER BY p.id")
+  end
+
+  describe("proved by the customer", function()
+    it("makes the order paid, once", function()
+      local order, payment_id = place(), shop.payment_id()
+      local proof = shop.proof(order, payment_id)
+      local first = verify(proof)
+      assert.equal(200, first.status)
+      assert.same({ number = order.number, status = "confirmed", payment_status = "paid" }, first.json)
+      assert.same(first.json, verify(proof).json)
+      assert.equal("order_placed payment_paid", shop.events(s, order))
+      assert.same({ payment_id, "captured", 34900 }, (function()
+        local p = payments(order)[1]
+        return { p.razorpay_payment_id, p.status, p.amount_paise }
+      end)())
+      assert.equal(1, #payments(order))
+    end)
+
+    it("is refused when forged", function()
+      local order, other, payment_id = place(), place(), shop.payment_id()
+      local forged = {
+        shop.proof(order, payment_id, "another secret"),
+        shop.proof(order, shop.payment_id()),   -- of another payment
+        shop.proof(other, payment_id),          -- of another order
+        shop.proof(order, payment_id),
+        shop.proof(order, payment_id),
+      }
+      forged[2].razorpay_payment_id = payment_id
+      forged[3].razorpay_order_id = order.razorpay_order_id
+      forged[4].razorpay_signature = forged[4].razorpay_signature:sub(1, 63)
+      forged[5].razorpay_signature = ("g"):rep(64)
+      for i, proof in ipairs(forged) do assert.equal(400, verify(proof).status, "forgery " .. i) end
+      assert.equal("pending/unpaid", shop.state(s, order))
+      assert.equal(0, #payments(order))
+    end)
+
+    it("is 404 for no order, 422 for no proof, 409 for another order's payment", function()
+      local order, other, payment_id = place(), place(), shop.payment_id()
+      assert.equal(404, verify(shop.proof({ razorpay_order_id = "order_NoSuchOrder000" }, payment_id)).status)
+      assert.equal(422, verify({ razorpay_order_id = order.razorpay_order_id }).status)
+      assert.equal(200, verify(shop.proof(order, payment_id)).status)
+      assert.equal(409, verify(shop.proof(other, payment_id)).status)
+      assert.equal("pending/unpaid", shop.state(s, other))
+    end)
+
+    it("is recorded but moves nothing when the order is paid already", function()
+      local order = place()
+      verify(shop.proof(order, shop.payment_id()))
+      local second = verify(shop.proof(order, shop.payment_id()))
+      assert.same({ 200, "paid" }, { second.status, second.json.payment_status })
+      assert.equal(2, #payments(order))
+      assert.equal("order_placed payment_paid transition_ignored", shop.events(s, order))
+    end)
+  end)
+
+  describe("reported by a webhook", function()
+    it("makes the order paid and keeps what was signed", function()
+      local order, payment_id = place(), shop.payment_id()
+      local body = shop.payment_event("payment.captured", order, payment_id)
+      assert.equal(200, shop.webhook(s, body, "EvtKept").status)
+      becomes("confirmed/paid", order)
+      local stored = s:sql("SELECT convert_from(raw, 'UTF8') AS raw, event, account_id, processed_at"
+        .. " FROM webhook_events WHERE event_id = 'EvtKept'")[1]
+      assert.same({ body, "payment.captured", "acc_Spec" }, { stored.raw, stored.event, stored.account_id })
+      assert.is_string(stored.processed_at)
+      assert.same({ "upi", 14 }, { payments(order)[1].method, payments(order)[1].fee_paise })
+    end)
+
+    it("is applied once, whatever its events are called", function()
+      local order, payment_id = place(), shop.payment_id()
+      hook("payment.authorized", order, payment_id)
+      becomes("pending/authorized", order)
+      hook("payment.captured", order, payment_id)
+      hook("order.paid", order, payment_id)
+      hook("payment.captured", order, payment_id, { fee = 15 })
+      becomes("confirmed/paid", order)
+      assert.equal(1, #payments(order))
+      assert.equal("order_placed payment_authorized payment_paid", shop.events(s, order))
+    end)
+
+    it("is refused when forged, and nothing is stored", function()
+      local order = place()
+      local body = shop.payment_event("payment.captured", order, shop.payment_id())
+      local signature = shop.hmac(shop.WEBHOOK_SECRET, body)
+      local forged = {
+        { body, shop.hmac("guess", body) },
+        { body, shop.hmac(shop.KEY_SECRET, body) },   -- the other secret
+        { body .. "\n", signature },
+        { body:gsub(", ", ","), signature },          -- re-spaced, as a careless proxy would
+        { body, "" },
+        { body, signature:upper() .. "00" },
+      }
+      for i, f in ipairs(forged) do
+        assert.equal(400, shop.webhook(s, f[1], "EvtForged" .. i, f[2]).status, "forgery " .. i)
+      end
+      local unsigned = s:post("/api/webhooks/razorpay",
+        { body = body, headers = { ["X-Razorpay-Event-Id"] = "EvtForged0" } })
+      assert.equal(400, unsigned.status)
+      assert.equal(0, #s:sql("SELECT 1 FROM webhook_events WHERE event_id LIKE 'EvtForged%'"))
+      assert.equal("pending/unpaid", shop.state(s, order))
+    end)
+
+    it("may still be signed with the secret before", function()
+      local order = place()
+      local body = shop.payment_event("payment.captured", order, shop.payment_id())
+      assert.equal(200, shop.webhook(s, body, nil, shop.hmac("old_webhook_secret", body)).status)
+      becomes("confirmed/paid", order)
+    end)
+
+    it("is refused when signed but no event", function()
+      for _, body in ipairs { "[]", "{}", "nonsense", '{"event":1}' } do
+        assert.equal(400, shop.webhook(s, body).status, body)
+      end
+    end)
+
+    it("is known by its content when it has no id", function()
+      local order = place()
+      local body = shop.payment_event("payment.captured", order, shop.payment_id())
+      assert.equal("stored", shop.webhook(s, body, false).json.status)
+      assert.equal("duplicate", shop.webhook(s, body, false).json.status)
+      assert.equal(1, #s:sql("SELECT 1 FROM webhook_events WHERE event_id LIKE 'sha256:%'"))
+      becomes("confirmed/paid", order)
+    end)
+
+    it("is not lost to another event that took its id", function()
+      local order, other = place(), place()
+      hook("payment.captured", other, shop.payment_id(), nil, "EvtTaken")
+      hook("payment.captured", order, shop.payment_id(), nil, "EvtTaken")
+      becomes("confirmed/paid", order)
+      becomes("confirmed/paid", other)
+    end)
+
+    it("never unpays: failed and authorized after captured", function()
+      local order, payment_id = place(), shop.payment_id()
+      hook("payment.captured", order, payment_id)
+      becomes("confirmed/paid", order)
+      hook("payment.failed", order, payment_id)
+      hook("payment.authorized", order, payment_id)
+      hook("payment.failed", order, shop.payment_id())   -- an earlier try of the same order
+      assert.equal("confirmed/paid", shop.state(s, order))
+      assert.equal("captured", payments(order)[1].status)
+    end)
+
+    it("pays after a failure", function()
+      local order, payment_id = place(), shop.payment_id()
+      hook("payment.failed", order, payment_id)
+      becomes("pending/failed", order)
+      hook("payment.captured", order, payment_id)
+      becomes("confirmed/paid", order)
+    end)
+
+    it("is parked when the amount is wrong", function()
+      local order = place()
+      hook("payment.captured", order, shop.payment_id(), { amount = 100 }, "EvtAmount")
+      server.eventually("parked", function()
+        return #s:sql("SELECT 1 FROM webhook_events WHERE event_id = 'EvtAmount' AND next_attempt_at = 'infinity'"
+          .. " AND last_error LIKE 'amount mismatch%'") == 1
+      end)
+      assert.equal("pending/unpaid", shop.state(s, order))
+      assert.equal(0, #payments(order))
+    end)
+
+    it("waits for its order, and the timer applies it", function()
+      local order = place()
+      local later = { razorpay_order_id = "order_SpecNotYet00001", total_paise = order.total_paise,
+                      number = order.number }
+      hook("payment.captured", later, shop.payment_id(), nil, "EvtEarly")
+      server.eventually("noted", function()
+        return #s:sql("SELECT 1 FROM webhook_events WHERE event_id = 'EvtEarly'"
+          .. " AND last_error LIKE 'unknown order%'") == 1
+      end)
+      s:exec("UPDATE orders SET razorpay_order_id = 'order_SpecNotYet00001' WHERE order_number = '"
+        .. order.number .. "'")
+      becomes("confirmed/paid", later)
+    end)
+
+    it("is applied by the timer when the process died in between", function()
+      local order = place()
+      local body = shop.payment_event("payment.captured", order, shop.payment_id())
+      s:exec("INSERT INTO webhook_events (event_id, event, payload, raw) VALUES ('EvtLeft', 'payment.captured', '"
+        .. body .. "', convert_to('" .. body .. "', 'UTF8'))")
+      becomes("confirmed/paid", order)
+    end)
+
+    it("is kept when nobody handles it", function()
+      local body = '{"entity":"event","event":"settlement.processed","payload":{}}'
+      assert.equal(200, shop.webhook(s, body, "EvtOther").status)
+      server.eventually("done", function()
+        return #s:sql("SELECT 1 FROM webhook_events WHERE event_id = 'EvtOther' AND processed_at IS NOT NULL") == 1
+      end)
+    end)
+  end)
+
+  it("is made once by 50 copies of a webhook and the customer, all at once", function()
+    for _ = 1, 3 do
+      local order, payment_id = place(), shop.payment_id()
+      local captured = shop.payment_event("payment.captured", order, payment_id)
+      local paid = shop.payment_event("order.paid", order, payment_id)
+      local calls = {}
+      for i = 1, 50 do calls[i] = shop.webhook_call(captured, "Evt" .. payment_id) end
+      calls[51] = { "POST", "/api/payments/verify", { json = shop.proof(order, payment_id) } }
+      calls[52] = shop.webhook_call(paid, "Paid" .. payment_id)
+      for i, answer in ipairs(s:parallel(calls)) do assert.equal(200, answer.status, i .. ": " .. answer.body) end
+      becomes("confirmed/paid", order)
+      server.eventually("all applied", function()
+        return #s:sql("SELECT 1 FROM webhook_events WHERE processed_at IS NULL AND event_id LIKE '%"
+          .. payment_id .. "'") == 0
+      end)
+      assert.equal(1, #payments(order))
+      assert.equal("order_placed payment_paid", shop.events(s, order))
+    end
+  end)
+
+  describe("given back", function()
+    local function refund(name, order, payment_id, id, amount)
+      assert.equal(200, shop.webhook(s, shop.refund_event(name, order, payment_id, id, amount)).status)
+    end
+
+    it("in parts, then whole, each counted once", function()
+      local order, payment_id = place(), shop.payment_id()
+      hook("payment.captured", order, payment_id)
+      refund("created", order, payment_id, "rfnd_SpecA00001", 10000)
+      refund("processed", order, payment_id, "rfnd_SpecA00001", 10000)
+      refund("processed", order, payment_id, "rfnd_SpecA00001", 10000)
+      becomes("confirmed/partially_refunded", order)
+      assert.equal(10000, s:sql("SELECT refunded_paise AS n FROM orders WHERE order_number = '"
+        .. order.number .. "'")[1].n)
+      refund("processed", order, payment_id, "rfnd_SpecA00002", 24900)
+      becomes("confirmed/refunded", order)
+      assert.equal("refunded", payments(order)[1].status)
+      hook("payment.captured", order, payment_id, { fee = 16 })   -- a late copy of the capture
+      assert.equal("confirmed/refunded", shop.state(s, order))
+    end)
+
+    it("even when the refund overtakes the capture", function()
+      local order, payment_id = place(), shop.payment_id()
+      refund("processed", order, payment_id, "rfnd_SpecB00001", 34900)
+      assert.equal("pending/unpaid", shop.state(s, order))
+      hook("payment.captured", order, payment_id)
+      becomes("confirmed/refunded", order)
+    end)
+  end)
+
+  describe("for an order that had been given up", function()
+    local BOTTLE = "WBPLAIN-500"
+    local function given_up(on_hand)
+      s:exec("UPDATE inventory SET on_hand = 9, reserved = 0 WHERE sku = '" .. BOTTLE .. "'")
+      local order = shop.place(s, { [BOTTLE] = 2 })
+      s:exec("UPDATE orders SET status = 'expired' WHERE order_number = '" .. order.number .. "'")
+      s:exec("UPDATE inventory SET on_hand = " .. on_hand .. ", reserved = 0 WHERE sku = '" .. BOTTLE .. "'")
+      return order
+    end
+
+    it("takes the stock again", function()
+      local order = given_up(2)
+      hook("payment.captured", order, shop.payment_id())
+      becomes("confirmed/paid", order)
+      assert.equal(2, s:sql("SELECT reserved FROM inventory WHERE sku = '" .. BOTTLE .. "'")[1].reserved)
+    end)
+
+    it("is to be refunded when the stock is gone", function()
+      local order, payment_id = given_up(1), shop.payment_id()
+      hook("payment.captured", order, payment_id)
+      becomes("expired/paid", order)
+      local job = s:sql("SELECT args FROM jobs WHERE kind = 'refund.send' AND unique_key = '" .. payment_id .. "'")[1]
+      assert.equal(order.total_paise, job.args.amount_paise)
+    end)
+  end)
+end)
+
+describe("a payment that Razorpay has to confirm", function()
+  local s
+  setup(function() s = shop.start(server, { config = { payments = { confirm = "fetch" } } }) end)
+  teardown(function() s:stop() end)
+
+  it("is only authorized by the customer's signature", function()
+    local order, payment_id = shop.place(s, { [MUG] = 1 }), shop.payment_id()
+    local answer = s:post("/api/payments/verify", { json = shop.proof(order, payment_id) })
+    assert.same({ 200, "authorized", "pending" }, { answer.status, answer.json.payment_status, answer.json.status })
+    shop.webhook(s, shop.payment_event("payment.captured", order, payment_id))
+    server.eventually("paid", function() return shop.state(s, order) == "confirmed/paid" end)
+  end)
+end)

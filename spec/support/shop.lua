@@ -1,0 +1,125 @@
+-- What the shop's specs share: ordering, signing as Razorpay signs, webhooks.
+local M = {}
+
+M.KEY_SECRET = "spec_key_secret"
+M.WEBHOOK_SECRET = "spec_webhook_secret"
+
+local serial = 0
+local function next_serial()
+  serial = serial + 1
+  return serial
+end
+
+--- Lower-case hex HMAC-SHA256 by openssl: not by the code under test.
+function M.hmac(secret, message)
+  local file = os.tmpname()
+  local f = assert(io.open(file, "wb"))
+  f:write(message)
+  f:close()
+  local pipe = io.popen(("openssl dgst -sha256 -hmac '%s' -r %s"):format(secret, file))
+  local hex = pipe:read("*a"):match("^%x+")
+  pipe:close()
+  os.remove(file)
+  return hex
+end
+
+function M.key() return ("spec-key-%08d"):format(next_serial()) end
+function M.payment_id() return ("pay_Spec%010d"):format(next_serial()) end
+
+--- The body of an order; `items` is {sku = quantity} or a list of {sku, quantity}.
+function M.basket(items, more)
+  local lines = {}
+  if #items > 0 then
+    for i, item in ipairs(items) do lines[i] = { sku = item[1], quantity = item[2] } end
+  else
+    for sku, quantity in pairs(items) do lines[#lines + 1] = { sku = sku, quantity = quantity } end
+  end
+  local body = {
+    items = lines,
+    email = "asha@example.in",
+    shipping_address = { name = "Asha Rao", line1 = "14 Church Street", city = "Bengaluru", state = "KA",
+                         pincode = "560001" },
+  }
+  for k, v in pairs(more or {}) do body[k] = v end
+  return body
+end
+
+--- One POST /api/orders as s:parallel takes it.
+function M.order_call(items, more, key)
+  return { "POST", "/api/orders", { json = M.basket(items, more), headers = { ["Idempotency-Key"] = key or M.key() } } }
+end
+
+--- Places an order and returns its answer's body; anything but 201 is an error.
+function M.place(s, items, more, key)
+  local call = M.order_call(items, more, key)
+  local answer = s:request(call[1], call[2], call[3])
+  if answer.status ~= 201 then error("order: " .. answer.status .. " " .. answer.body, 2) end
+  return answer.json
+end
+
+function M.proof(order, payment_id, secret)
+  return {
+    razorpay_order_id = order.razorpay_order_id,
+    razorpay_payment_id = payment_id,
+    razorpay_signature = M.hmac(secret or M.KEY_SECRET, order.razorpay_order_id .. "|" .. payment_id),
+  }
+end
+
+--- The bytes of a payment webhook, spaced as nobody's encoder would space them.
+function M.payment_event(name, order, payment_id, more)
+  more = more or {}
+  return ('{"entity":"event", "account_id":"acc_Spec","event":"%s","contains":["payment"],"payload":{"payment":'
+    .. '{"entity":{"id":"%s","entity":"payment","amount":%d,"currency":"INR","status":"%s","order_id":"%s",'
+    .. '"method":"upi","vpa":"asha\\u0040upi","notes":[],"fee":%d,"tax":2,"error_code":null}}},'
+    .. '"created_at":1767323045}'):format(
+    name, payment_id, more.amount or order.total_paise, name:match("%.(%w+)$"), order.razorpay_order_id, more.fee or 14)
+end
+
+function M.refund_event(name, order, payment_id, refund_id, amount)
+  return ('{"entity":"event","account_id":"acc_Spec","event":"refund.%s","contains":["refund","payment"],"payload":{'
+    .. '"refund":{"entity":{"id":"%s","entity":"refund","amount":%d,"currency":"INR","payment_id":"%s","notes":[],'
+    .. '"acquirer_data":{"arn":null},"status":"%s"}},"payment":{"entity":{"id":"%s","amount":%d,"currency":"INR",'
+    .. '"status":"captured","order_id":"%s"}}},"created_at":1767323045}'):format(
+    name, refund_id, amount, payment_id, name, payment_id, order.total_paise, order.razorpay_order_id)
+end
+
+--- One webhook as s:parallel takes it. event_id: false sends none.
+function M.webhook_call(body, event_id, signature)
+  if event_id == nil then event_id = ("SpecEvent%05d"):format(next_serial()) end
+  return { "POST", "/api/webhooks/razorpay", { body = body, headers = {
+    ["Content-Type"] = "application/json",
+    ["X-Razorpay-Signature"] = signature or M.hmac(M.WEBHOOK_SECRET, body),
+    ["X-Razorpay-Event-Id"] = event_id or nil,
+  } } }
+end
+
+function M.webhook(s, body, event_id, signature)
+  local call = M.webhook_call(body, event_id, signature)
+  return s:request(call[1], call[2], call[3])
+end
+
+--- Order and payment state as the database has it: "confirmed/paid".
+function M.state(s, order)
+  local row = s:sql("SELECT status, payment_status FROM orders WHERE order_number = '" .. order.number .. "'")[1]
+  return row.status .. "/" .. row.payment_status
+end
+
+--- The order's events as text: "order_placed payment_paid".
+function M.events(s, order)
+  return s:sql("SELECT string_agg(e.type, ' ' ORDER BY e.id) AS types"
+    .. " FROM order_events e JOIN orders o ON o.id = e.order_id WHERE o.order_number = '"
+    .. order.number .. "'")[1].types
+end
+
+--- Starts the shop with the specs' secrets.
+function M.start(server, opts)
+  opts = opts or {}
+  local env = {
+    RAZORPAY_KEY_SECRET = M.KEY_SECRET,
+    RAZORPAY_WEBHOOK_SECRET = M.WEBHOOK_SECRET .. ",old_webhook_secret",
+  }
+  for k, v in pairs(opts.env or {}) do env[k] = v end
+  return server.start { config = opts.config, env = env }
+end
+
+return M
