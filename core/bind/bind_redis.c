@@ -1,0 +1,226 @@
+/* chowk.core.redis: command(name, …) and pipeline(list), for lua/chowk/redis.lua. Both park, and end with
+ * `true, result` or `false, err` for its `settle`. Arguments are checked and made into bytes before anything starts;
+ * a number is written so that it reads back as the same number (T15), never by lua_tostring. */
+#include "bind/modules.h"
+
+#include <inttypes.h>
+#include <lauxlib.h>
+#include <stdio.h>
+
+#include "base/json.h"
+#include "data/redis.h"
+#include "script/co.h"
+#include "script/lx.h"
+#include "script/vm.h"
+
+#define EXACT_INT 100000000000000 /* DESIGN 5: from here on, a number is a string */
+#define MAX_PIPELINE 10000
+
+/* ---- results -------------------------------------------------------------------------------------------------- */
+
+static void push_redis_error(lua_State *L, struct slice text)
+{
+    struct err err = {0};
+    (void)err_set(&err, ERR_REDIS, "%.*s", SLICE_FMT(text));
+    lx_push_err(L, &err);
+}
+
+static void push_integer(lua_State *L, int64_t number)
+{
+    char text[24];
+    if (number < EXACT_INT && number > -EXACT_INT) {
+        lua_pushnumber(L, (lua_Number)number);
+        return;
+    }
+    snprintf(text, sizeof text, "%" PRId64, number);
+    lua_pushstring(L, text);
+}
+
+/* Stack: +1. The parser caps the depth at seven. */
+static void push_value(lua_State *L, const struct redis_value *value)
+{
+    switch (value->type) {
+    case REDIS_NIL:
+        lua_pushnil(L);
+        return;
+    case REDIS_INTEGER:
+        push_integer(L, value->integer);
+        return;
+    case REDIS_STRING:
+    case REDIS_STATUS:
+        lx_push_slice(L, value->str);
+        return;
+    case REDIS_ERROR:
+        push_redis_error(L, value->str);
+        return;
+    case REDIS_ARRAY:
+        luaL_checkstack(L, 4, "redis");
+        lua_createtable(L, (int)value->n_items, 0);
+        for (size_t i = 0; i < value->n_items; i++) {
+            push_value(L, &value->items[i]);
+            lua_rawseti(L, -2, (int)i + 1);
+        }
+        return;
+    }
+    WRONG("redis: value type");
+}
+
+/* The parked call's results: `true, value` or `false, err`. */
+static void wake(struct co *co, const struct redis_value *value, const struct err *err)
+{
+    lua_State *L = co_stack(co);
+    lua_pushboolean(L, err == NULL);
+    if (err)
+        lx_push_err(L, err);
+    else
+        push_value(L, value);
+    co_wake(co, 2);
+}
+
+static void on_command(void *data, const struct redis_value *value, const struct err *err)
+{
+    wake(data, value, err);
+}
+
+static void on_pipeline(void *data, const struct redis_value *values, size_t n_values, const struct err *err)
+{
+    wake(data, &(struct redis_value){.type = REDIS_ARRAY, .items = values, .n_items = n_values}, err);
+}
+
+static void cancel_command(struct co *co, void *op)
+{
+    (void)co;
+    if (op)
+        redis_op_cancel(op);
+}
+
+static void cancel_pipeline(struct co *co, void *batch)
+{
+    (void)co;
+    if (batch)
+        redis_batch_cancel(batch);
+}
+
+/* ---- arguments ------------------------------------------------------------------------------------------------ */
+
+/* The value on top as bytes that live as long as it, or as the scratch arena. False: not something Redis can store. */
+static bool top_as_bytes(lua_State *L, struct arena *arena, struct slice *out)
+{
+    struct vm *vm = vm_of(L);
+    int type = lua_type(L, -1);
+    if (type == LUA_TSTRING) {
+        *out = lx_check_slice(L, -1);
+        return true;
+    }
+    if (type != LUA_TNUMBER)
+        return type == LUA_TUSERDATA && lx_to_raw(L, -1, out);
+    struct buf *text = vm_text(vm);
+    if (json_write_number(text, lua_tonumber(L, -1)) != OK)
+        return false;
+    *out = arena_copy(arena, buf_as_slice(text));
+    return true;
+}
+
+NORETURN static void bad_argument(lua_State *L, struct slice command, int i)
+{
+    const char *got = lua_type(L, -1) == LUA_TNUMBER ? "a number that is not finite" : luaL_typename(L, -1);
+    if (i == 0)
+        lx_misuse(L, "redis: expected the command's name, a string, got %s", got);
+    lx_misuse(L, "redis %.*s: argument %d must be a string, a number or raw JSON, got %s%s", SLICE_FMT(command), i, got,
+              lua_istable(L, -1) ? " (write json.encode(t))" : "");
+}
+
+/* The arguments of one command stand in stack slots from..top. */
+static struct redis_argv read_stack(lua_State *L, int from, struct arena *arena)
+{
+    size_t argc = (size_t)(lua_gettop(L) - from + 1);
+    if (argc == 0)
+        lx_misuse(L, "redis: expected a command");
+    struct slice *argv = arena_alloc(arena, argc * sizeof *argv);
+    for (int i = 0; i < (int)argc; i++) {
+        lua_pushvalue(L, from + i);
+        if ((i == 0 && lua_type(L, -1) != LUA_TSTRING) || !top_as_bytes(L, arena, &argv[i]))
+            bad_argument(L, argv[0], i);
+        lua_pop(L, 1);
+    }
+    return (struct redis_argv){argv, argc};
+}
+
+/* Stack: …, {name, args…}. The table keeps its strings alive. */
+static struct redis_argv read_table(lua_State *L, int i_command, struct arena *arena)
+{
+    size_t argc = lua_istable(L, -1) ? lua_objlen(L, -1) : 0;
+    if (argc == 0)
+        lx_misuse(L, "redis.pipeline: item %d must be a command such as {\"GET\", key}", i_command);
+    struct slice *argv = arena_alloc(arena, argc * sizeof *argv);
+    for (int i = 0; i < (int)argc; i++) {
+        lua_rawgeti(L, -1, i + 1);
+        if ((i == 0 && lua_type(L, -1) != LUA_TSTRING) || !top_as_bytes(L, arena, &argv[i]))
+            bad_argument(L, argv[0], i);
+        lua_pop(L, 1);
+    }
+    return (struct redis_argv){argv, argc};
+}
+
+/* Returns `false, err` when no Redis is configured: 2, else 0. */
+static int push_unconfigured(lua_State *L)
+{
+    struct err err = {0};
+    if (vm_env(vm_of(L))->redis)
+        return 0;
+    (void)err_set(&err, ERR_UNAVAILABLE, "redis is not configured: set redis.url, or REDIS_URL");
+    lua_pushboolean(L, 0);
+    lx_push_err(L, &err);
+    return 2;
+}
+
+/* ---- functions ------------------------------------------------------------------------------------------------ */
+
+/* command(name, …) → true, value | false, err */
+static int command(lua_State *L)
+{
+    struct redis_argv args = read_stack(L, 1, vm_scratch(vm_of(L)));
+    int n = push_unconfigured(L);
+    if (n > 0)
+        return n;
+    struct co *co = co_op_begin(L, cancel_command, NULL);
+    struct redis_call call = {
+        .argv = args.argv, .argc = args.argc, .deadline_ms = co_deadline(co), .done = on_command, .data = co};
+    co_op_set_data(co, redis_command(vm_env(vm_of(L))->redis, &call));
+    return co_park(L);
+}
+
+/* pipeline({{name, …}, …}) → true, {value | err, …} | false, err */
+static int pipeline(lua_State *L)
+{
+    struct arena *arena = vm_scratch(vm_of(L));
+    size_t n_commands = lua_istable(L, 1) ? lua_objlen(L, 1) : 0;
+    if (n_commands == 0 || n_commands > MAX_PIPELINE)
+        lx_misuse(L, "redis.pipeline: expected a list of 1..%d commands: redis.pipeline{ {\"GET\", a}, {\"GET\", b} }",
+                  MAX_PIPELINE);
+    struct redis_argv *commands = arena_alloc(arena, n_commands * sizeof *commands);
+    for (size_t i = 0; i < n_commands; i++) {
+        lua_rawgeti(L, 1, (int)i + 1);
+        commands[i] = read_table(L, (int)i + 1, arena);
+        lua_pop(L, 1);
+    }
+    int n = push_unconfigured(L);
+    if (n > 0)
+        return n;
+    struct co *co = co_op_begin(L, cancel_pipeline, NULL);
+    struct redis_batch_call call = {.commands = commands,
+                                    .n_commands = n_commands,
+                                    .deadline_ms = co_deadline(co),
+                                    .done = on_pipeline,
+                                    .data = co};
+    co_op_set_data(co, redis_pipeline(vm_env(vm_of(L))->redis, &call));
+    return co_park(L);
+}
+
+int bind_redis_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {{"command", command}, {"pipeline", pipeline}, {NULL, NULL}};
+    lua_createtable(L, 0, 2);
+    luaL_setfuncs(L, functions, 0);
+    return 1;
+}

@@ -1,0 +1,118 @@
+/* Several commands with one completion. Each is a command of redis.c like any other; what this file adds is the copy of
+ * the values until the last has come, because a value is only borrowed for its own completion. */
+#include "data/redis.h"
+
+#include <stdlib.h>
+
+#include "base/arena.h"
+#include "data/redis_guard.h"
+
+#define BATCH_MAGIC 0x4ed15003u
+
+struct slot {
+    struct redis_batch *batch;
+    struct redis_op *op; /* NULL: has completed */
+};
+
+struct redis_batch {
+    unsigned magic;
+    struct arena arena; /* of the values */
+    struct redis_value *values;
+    struct slot *slots;
+    size_t n_slots, n_pending;
+    void (*done)(void *data, const struct redis_value *values, size_t n_values, const struct err *err);
+    void *data;
+};
+
+static void batch_free(struct redis_batch *batch)
+{
+    arena_destroy(&batch->arena);
+    free(batch->values);
+    free(batch->slots);
+    batch->magic = 0;
+    free(batch);
+}
+
+void redis_batch_cancel(struct redis_batch *batch)
+{
+    CHECK_OBJ(batch, BATCH_MAGIC);
+    for (size_t i = 0; i < batch->n_slots; i++)
+        if (batch->slots[i].op)
+            redis_op_cancel(batch->slots[i].op);
+    batch_free(batch);
+}
+
+/* The parser caps the depth at seven. */
+static void copy_value(struct arena *arena, struct redis_value *to, const struct redis_value *from)
+{
+    *to = *from;
+    to->str = from->str.ptr ? arena_copy(arena, from->str) : from->str;
+    if (from->n_items == 0)
+        return;
+    struct redis_value *items = arena_alloc(arena, from->n_items * sizeof *items);
+    for (size_t i = 0; i < from->n_items; i++)
+        copy_value(arena, &items[i], &from->items[i]);
+    to->items = items;
+}
+
+static void batch_complete(struct redis_batch *batch, const struct err *err)
+{
+    for (size_t i = 0; i < batch->n_slots; i++)
+        if (batch->slots[i].op) /* only after a failure */
+            redis_op_cancel(batch->slots[i].op);
+    batch->done(batch->data, err ? NULL : batch->values, err ? 0 : batch->n_slots, err);
+    batch_free(batch);
+}
+
+static void on_done(void *data, const struct redis_value *value, const struct err *err)
+{
+    struct slot *slot = data;
+    struct redis_batch *batch = slot->batch;
+    CHECK_OBJ(batch, BATCH_MAGIC);
+    slot->op = NULL;
+    batch->n_pending--;
+    if (err && err->code != ERR_REDIS) {
+        batch_complete(batch, err);
+        return;
+    }
+    struct redis_value said = {.type = REDIS_ERROR, .str = slice_str(err ? err->message : NULL)};
+    copy_value(&batch->arena, &batch->values[slot - batch->slots], err ? &said : value);
+    if (batch->n_pending == 0)
+        batch_complete(batch, NULL);
+}
+
+/* The one command to send if it is refused: it fails, and the batch with it. */
+static const struct redis_argv *find_refused(const struct redis_batch_call *call)
+{
+    const char *advice;
+    for (size_t i = 0; i < call->n_commands; i++) {
+        const struct redis_argv *command = &call->commands[i];
+        if (redis_guard(command->argv, command->argc, &advice) == REDIS_REFUSED)
+            return command;
+    }
+    return NULL;
+}
+
+struct redis_batch *redis_pipeline(struct redis *redis, const struct redis_batch_call *call)
+{
+    CHECK(call->n_commands > 0 && call->done);
+    const struct redis_argv *refused = find_refused(call), *commands = refused ? refused : call->commands;
+    struct redis_batch *batch = xalloc(sizeof *batch);
+    batch->magic = BATCH_MAGIC;
+    batch->n_slots = batch->n_pending = refused ? 1 : call->n_commands;
+    batch->slots = xalloc(batch->n_slots * sizeof *batch->slots);
+    batch->values = xalloc(batch->n_slots * sizeof *batch->values);
+    batch->done = call->done;
+    batch->data = call->data;
+    arena_create(&batch->arena);
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        struct slot *slot = &batch->slots[i];
+        slot->batch = batch;
+        slot->op = redis_command(redis, &(struct redis_call){.argv = commands[i].argv,
+                                                             .argc = commands[i].argc,
+                                                             .deadline_ms = call->deadline_ms,
+                                                             .done = on_done,
+                                                             .data = slot});
+    }
+    return batch;
+}

@@ -1,0 +1,142 @@
+/* Redis URLs: every form that is taken, every form that is refused, and that no message repeats a password. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "data/redis_url.h"
+
+static struct redis_url url;
+static struct err err;
+
+static enum status parse(const char *text)
+{
+    err = (struct err){0};
+    return redis_url_parse(slice_str(text), &url, &err);
+}
+
+static void takes_tcp_forms(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("redis://cache.internal"), OK);
+    assert_string_equal(url.host, "cache.internal");
+    assert_int_equal(url.port, 6379);
+    assert_int_equal(url.db, 0);
+    assert_string_equal(url.password, "");
+    assert_string_equal(url.path, "");
+
+    assert_int_equal(parse("redis://127.0.0.1:6380/3"), OK);
+    assert_string_equal(url.host, "127.0.0.1");
+    assert_int_equal(url.port, 6380);
+    assert_int_equal(url.db, 3);
+
+    assert_int_equal(parse("redis://[::1]:7000"), OK);
+    assert_string_equal(url.host, "::1");
+    assert_int_equal(url.port, 7000);
+    assert_int_equal(parse("redis://[fe80::2]/1"), OK);
+    assert_string_equal(url.host, "fe80::2");
+    assert_int_equal(url.port, 6379);
+
+    assert_int_equal(parse("redis:///2"), OK);
+    assert_string_equal(url.host, "127.0.0.1");
+    assert_int_equal(url.db, 2);
+    assert_int_equal(parse("redis://h?db=4"), OK);
+    assert_string_equal(url.host, "h");
+    assert_int_equal(url.db, 4);
+}
+
+static void takes_credentials(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("redis://:s3cret@h"), OK);
+    assert_string_equal(url.user, "");
+    assert_string_equal(url.password, "s3cret");
+    assert_int_equal(parse("redis://shop:a%40b%2Fc%3A@h:1/0"), OK);
+    assert_string_equal(url.user, "shop");
+    assert_string_equal(url.password, "a@b/c:");
+    assert_string_equal(url.host, "h");
+    assert_int_equal(parse("redis://shop:with/slash@h/5"), OK);
+    assert_string_equal(url.password, "with/slash");
+    assert_int_equal(url.db, 5);
+}
+
+static void takes_unix_sockets(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("unix:///run/redis/redis.sock"), OK);
+    assert_string_equal(url.path, "/run/redis/redis.sock");
+    assert_string_equal(url.host, "");
+    assert_int_equal(parse("unix:///tmp/a%20b.sock?db=7"), OK);
+    assert_string_equal(url.path, "/tmp/a b.sock");
+    assert_int_equal(url.db, 7);
+    assert_int_equal(parse("unix://u:p@/tmp/r.sock"), OK);
+    assert_string_equal(url.path, "/tmp/r.sock");
+    assert_string_equal(url.user, "u");
+    assert_string_equal(url.password, "p");
+}
+
+static void refuses(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "",
+        "http://h",
+        "h:6379",
+        "redis://h:0",
+        "redis://h:65536",
+        "redis://h:x",
+        "redis://h/x",
+        "redis://h/-1",
+        "redis://user@h",
+        "redis://user:@h",
+        "redis://[::1",
+        "redis://[::1]x",
+        "redis://h?timeout=3",
+        "redis://:p%4@h",
+        "redis://:p%00x@h",
+        "redis://:p%zz@h",
+        "unix://relative.sock",
+        "unix://",
+        "unix:///",
+        "unix:///a/long/path/"
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "unix:///tmp/r.sock?db=x",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        if (parse(bad[i]) != ERR)
+            fail_msg("accepted: %s", bad[i]);
+        assert_int_equal(err.code, ERR_INVALID);
+        assert_true(slice_has_prefix(slice_str(err.message), SLICE("redis.url: ")));
+    }
+}
+
+static void refuses_tls_clearly(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("rediss://default:hush@h:6379"), ERR);
+    assert_non_null(strstr(err.message, "rediss://"));
+    assert_non_null(strstr(err.message, "redis://"));
+}
+
+static void never_repeats_a_password(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"rediss://u:hush@h", "redis://u:hush@h:x", "redis://u:hush@h/x", "redis://hush@h",
+                                      "redis://u:hush%@h", "unix://u:hush@r",    "redix://u:hush@h"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_int_equal(parse(bad[i]), ERR);
+        if (strstr(err.message, "hush"))
+            fail_msg("%s: %s", bad[i], err.message);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(takes_tcp_forms),     cmocka_unit_test(takes_credentials),
+        cmocka_unit_test(takes_unix_sockets),  cmocka_unit_test(refuses),
+        cmocka_unit_test(refuses_tls_clearly), cmocka_unit_test(never_repeats_a_password),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
