@@ -1,4 +1,4 @@
--- The configuration of the shop. `chowk config` prints every key with its effective value, `chowk config --help` all
+-- The configuration of the shop. `chowk config` prints every key with its effective value, `chowk config --keys` all
 -- keys with unit and meaning; what is not written here has its default. An unknown key stops the start, with its line.
 --
 --   env("NAME", default)   reads the environment        file("/run/secrets/x")   reads a secret from a file

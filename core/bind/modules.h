@@ -1,6 +1,21 @@
 /* The one ordered table of C modules behind lua/chowk. A new binding is one line in modules.c. */
 #pragma once
 
+#include <lua.h>
+
 #include "script/vm.h"
 
 extern const struct vm_module bind_modules[];
+
+/* Each returns its module on the stack; the facade of the same name in lua/chowk is its only user. */
+int bind_app_open(lua_State *L);
+int bind_req_open(lua_State *L);
+int bind_json_open(lua_State *L);
+int bind_log_open(lua_State *L);
+int bind_time_open(lua_State *L);
+int bind_config_open(lua_State *L);
+int bind_crypto_open(lua_State *L);
+int bind_razorpay_open(lua_State *L);
+int bind_task_open(lua_State *L);
+int bind_pg_open(lua_State *L);
+int bind_redis_open(lua_State *L);

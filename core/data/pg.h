@@ -45,7 +45,8 @@ struct pg_call {
 
 /* Autocommit. Refuses (ERR_REFUSED through done) what may not run on a shared connection. */
 struct pg_op *pg_query(struct pg *pg, const struct pg_call *call);
-void pg_op_cancel(struct pg_op *op); /* forgets the caller; frees the backend if it is worth it */
+void pg_op_cancel(struct pg_op *op);          /* forgets the caller; frees the backend if it is worth it */
+bool pg_op_may_write(const struct pg_op *op); /* not a plain read: a disconnect may not take it back (T10) */
 
 enum pg_isolation { PG_READ_COMMITTED, PG_REPEATABLE_READ, PG_SERIALIZABLE };
 struct pg_tx_opts {
@@ -66,6 +67,10 @@ struct pg_op *pg_tx_query_all(struct pg_tx *tx, const struct pg_call *calls, int
                               void *data);
 /* done's err: NULL only if the tag was COMMIT (T2); ERR_COMMIT_UNKNOWN if the wire broke after it was written. */
 struct pg_op *pg_tx_commit(struct pg_tx *tx, void (*done)(void *data, const struct err *err), void *data);
+/* Savepoints are numbered by the caller, innermost highest. UNDO makes a failed tx usable again. */
+enum pg_savepoint { PG_SAVEPOINT, PG_SAVEPOINT_RELEASE, PG_SAVEPOINT_UNDO };
+struct pg_op *pg_tx_savepoint(struct pg_tx *tx, enum pg_savepoint what, unsigned number,
+                              void (*done)(void *data, const struct err *err), void *data);
 void pg_tx_rollback(struct pg_tx *tx); /* at once from the caller's view; the connection returns when idle again */
 bool pg_tx_is_failed(const struct pg_tx *tx); /* a statement failed: only rollback (or to a savepoint) is left */
 

@@ -28,6 +28,23 @@ bool pg_result_is_null(const struct pg_result *result, int row, int col);
 struct slice pg_result_value(const struct pg_result *result, int row, int col); /* text format */
 int64_t pg_result_affected(const struct pg_result *result); /* INSERT/UPDATE/DELETE/SELECT count, else 0 */
 
+/* Of a PG_ARRAY column. Arrays of types that the table does not know (enums, domains) are PG_TEXT columns. */
+enum pg_type pg_result_elem_type(const struct pg_result *result, int col);
+
+/* How one value that is not NULL and not an array is shown: the one table of types, for JSON and for Lua alike. */
+enum pg_show { PG_SHOW_STRING, PG_SHOW_NUMBER, PG_SHOW_TRUE, PG_SHOW_FALSE, PG_SHOW_JSON };
+/* *out: the JSON number, the string's bytes, or the JSON text; borrowed from `text` or from `scratch`. */
+enum pg_show pg_show_scalar(enum pg_type type, struct slice text, struct buf *scratch, struct slice *out);
+
+/* Walks PostgreSQL's text form of an array ('{1,NULL,"a b",{…}}'). Items are unescaped, borrowed for the call.
+ * False if it is no array. */
+struct pg_array_events {
+    void (*on_begin)(void *data); /* of each dimension */
+    void (*on_end)(void *data);
+    void (*on_item)(void *data, bool is_null, struct slice text);
+};
+bool pg_array_read(struct slice text, const struct pg_array_events *events, void *data);
+
 /* One value, one row as an object, all rows as an array: appended to buf without any Lua value. */
 void pg_result_json_value(const struct pg_result *result, int row, int col, struct buf *buf);
 void pg_result_json_row(const struct pg_result *result, int row, struct buf *buf);

@@ -7,8 +7,9 @@
 #include "base/shm.h"
 
 struct bundle;
-/* Reads every *.lua under app_dir/root (not var, spec, tests, node_modules, hidden); module names are relative to root,
- * chunk names relative to app_dir. Symlinks are not followed out of app_dir. ERR names file:line of a syntax error. */
+/* Reads every *.lua under app_dir/root (not var, spec, tests, node_modules, hidden; at the top not chowk, conf); module
+ * names are relative to root, chunk names relative to app_dir. Symlinks are not followed out of app_dir. ERR names
+ * file:line of a syntax error. */
 enum status bundle_build(const char *app_dir, const char *root, struct buf *out, struct err *err) MUST_CHECK;
 struct bundle *bundle_open(int memfd, struct err *err); /* returns owned; checks layout and hash */
 void bundle_free(struct bundle *bundle);

@@ -16,9 +16,9 @@
 struct vm;
 struct co;
 
-/* result: on success n_results values are on L (co_stack) ; on failure err_idx value on top is the raised error, with
- * traceback text in `trace` (borrowed, may be NULL). Fires exactly once, and the co returns to the free list after it.
- */
+/* On success the top n_results values of L (co_stack) are the results; on failure (-1) the value on top is the raised
+ * error, with traceback text in `trace` (borrowed; NULL for app.fail). Fires exactly once, and the co returns to the
+ * free list after it. Values pushed below the function before co_start stay at the bottom of L: anchors. */
 typedef void (*co_done_fn)(struct co *co, lua_State *L, int n_results /* -1: raised */, const char *trace, void *data);
 
 /* From the free list. Push the function and its arguments on co_stack(co), then co_start. */
@@ -27,6 +27,7 @@ lua_State *co_stack(struct co *co);
 void co_start(struct co *co, int n_args, uint64_t deadline_ms /* 0: none */, co_done_fn done, void *data);
 
 struct co *co_current(lua_State *L);       /* raises "… may not be called while loading" when none runs */
+struct co *co_running(lua_State *L);       /* NULL: none, as while loading */
 uint64_t co_deadline(const struct co *co); /* for calls out: min(co's, now + default) */
 
 typedef void (*co_cancel_fn)(struct co *co, void *data);
@@ -37,11 +38,24 @@ void co_op_set_data(struct co *co, void *data); /* when the handle is known only
 void co_op_abort(struct co *co);                /* the operation ended before parking: results returned directly */
 int co_park(lua_State *L);                      /* `return co_park(L)` */
 void co_wake(struct co *co, int n_results);
+/* As co_start, but later in this turn: may be called while another co runs (task.spawn, task.all). */
+void co_start_soon(struct co *co, int n_args, uint64_t deadline_ms, co_done_fn done, void *data);
+/* Raises the sticky error if the running co was cancelled; nothing otherwise. Behind pcall, xpcall and try. */
+void co_check(lua_State *L);
+/* True if `thread` is the own thread of some activity (not a user coroutine). */
+bool co_is_main(lua_State *thread);
+/* Behind our coroutine library: yields the sentinel of a parked call one coroutine further out. */
+int co_park_outward(lua_State *L);
+bool co_is_sentinel(lua_State *L, int idx);
 
 /* Sticky: raises error{code} at the parked call now, and again at every later one; no pcall swallows it.
  * `cancelled` is ignored once co_commit was called (T10); `deadline` never. */
 void co_cancel(struct co *co, enum err_code code);
+void co_kill(struct co *co, enum err_code code); /* as co_cancel, also after co_mark_committed: teardown, task.all */
 void co_mark_committed(struct co *co); /* has committed, written or called out: a disconnect no longer cancels */
+/* A child inherits its parent's deadline, owner, tx guard; what it commits counts for the parent. Parent outlives it.
+ */
+void co_set_parent(struct co *co, struct co *parent);
 void co_set_owner(struct co *co, void *owner); /* e.g. the http_request */
 void *co_owner(const struct co *co);
 /* Open pg.tx of this activity, for T5's guard; opaque here. */

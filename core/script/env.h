@@ -13,5 +13,6 @@ struct env {
     struct redis *redis;      /* NULL: as above */
     struct slice config_json; /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     bool development;
-    int worker_id; /* 0-based; -1 in `chowk run`, `check` … */
+    int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */
+    bool is_stopping; /* a stop has begun: still serving, but /readyz says no (lame duck) */
 };

@@ -8,14 +8,29 @@
 #include "base/buf.h"
 #include "base/err.h"
 
+/* Kinds of table and userdata that C recognises by metatable. */
+enum lx_kind { LX_PLAIN, LX_ARRAY, LX_ROW, LX_ERR, LX_PROBLEM, LX_RESPONSE, LX_RAW, LX_N_KINDS };
+void lx_open(lua_State *L); /* once per lua_State: makes the metatables */
+enum lx_kind lx_kind_of(lua_State *L, int idx);
+void lx_push_meta(lua_State *L, enum lx_kind kind); /* not LX_PLAIN, LX_ROW. Stack: +1 */
+/* "lua/store/routes/orders.lua:42: " of the nearest application frame, or "" (also for misuse). Stack: +1 */
+void lx_push_where(lua_State *L);
+/* Raises a misuse: a string with the application's file:line. */
+NORETURN void lx_misuse(lua_State *L, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
 struct slice lx_check_slice(lua_State *L, int arg); /* string argument; borrowed while it is on the stack */
 void lx_push_slice(lua_State *L, struct slice s);
 
 /* Pushes the run-time failure as Lua sees it: error{code, message, retryable, sqlstate?}, with the metatable that
  * `try`, tostring and the answer table know. */
 void lx_push_err(lua_State *L, const struct err *err);
+/* The other way; false if it is something else. */
+bool lx_to_err(lua_State *L, int idx, struct err *err);
 /* If the value at idx is such a failure (or an app.fail problem), true. */
 bool lx_is_err(lua_State *L, int idx);
+
+/* Text of any error value for people: strings as they are, tostring of the rest. Borrowed; pushes it. Stack: +1 */
+const char *lx_to_text(lua_State *L, int idx);
 
 /* Raw JSON: its own type (userdata "chowk.raw"), bytes inside; goes out as it is, anywhere in a table. */
 void lx_push_raw(lua_State *L, struct slice json);

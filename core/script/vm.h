@@ -30,8 +30,15 @@ struct vm *vm_new(const struct vm_opts *opts, struct err *err);
 void vm_free(struct vm *vm); /* cancels what still runs */
 const struct http_router *vm_router(const struct vm *vm);
 lua_State *vm_state(struct vm *vm);
-struct vm *vm_of(lua_State *L);
+struct vm *vm_of(lua_State *L); /* of any thread of it, also inside __gc while it is closing */
 const struct env *vm_env(const struct vm *vm);
 size_t vm_active(const struct vm *vm); /* coroutines not finished */
-void vm_start(struct vm *vm);          /* runs app.on_start functions, each in its own co */
-void vm_stop(struct vm *vm);           /* runs app.on_stop, cancels spawned tasks */
+bool vm_is_loading(const struct vm *vm);
+bool vm_is_closing(const struct vm *vm); /* in vm_free: nothing new may be spawned */
+size_t vm_bytes(const struct vm *vm);    /* held by its Lua heap */
+struct buf *vm_text(struct vm *vm);      /* scratch for bindings, emptied; valid until the next call that uses it */
+struct arena *vm_scratch(struct vm *vm); /* scratch, emptied; as vm_text */
+enum vm_hook { VM_ON_START, VM_ON_STOP };
+void vm_add_hook(lua_State *L, enum vm_hook hook); /* takes the function on top; raises unless loading */
+void vm_start(struct vm *vm);                      /* runs app.on_start functions, each in its own co */
+void vm_stop(struct vm *vm);                       /* runs app.on_stop, cancels spawned tasks */

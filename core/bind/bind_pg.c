@@ -1,0 +1,210 @@
+/* chowk.core.pg: autocommit statements, for lua/chowk/pg.lua. Every call parks and ends with `true, result` or
+ * `false, err` for the facade's `settle`. Arguments are made into bytes before anything starts. */
+#include "bind/bind_pg.h"
+
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "bind/modules.h"
+#include "script/lx.h"
+
+void bind_pg_wake(struct co *co, const struct pg_result *result, enum bind_pg_shape shape, const struct err *err)
+{
+    lua_State *L = co_stack(co);
+    lua_checkstack(L, 8);
+    lua_pushboolean(L, err == NULL);
+    if (err)
+        lx_push_err(L, err);
+    else if (result)
+        bind_pg_push(L, result, shape);
+    co_wake(co, err || result ? 2 : 1);
+}
+
+static void done_rows(void *co, const struct pg_result *result, const struct err *err)
+{
+    bind_pg_wake(co, result, PG_SHAPE_ROWS, err);
+}
+static void done_one(void *co, const struct pg_result *result, const struct err *err)
+{
+    bind_pg_wake(co, result, PG_SHAPE_ONE, err);
+}
+static void done_value(void *co, const struct pg_result *result, const struct err *err)
+{
+    bind_pg_wake(co, result, PG_SHAPE_VALUE, err);
+}
+static void done_exec(void *co, const struct pg_result *result, const struct err *err)
+{
+    bind_pg_wake(co, result, PG_SHAPE_EXEC, err);
+}
+static void done_json(void *co, const struct pg_result *result, const struct err *err)
+{
+    bind_pg_wake(co, result, PG_SHAPE_JSON, err);
+}
+static void done_json_one(void *co, const struct pg_result *result, const struct err *err)
+{
+    bind_pg_wake(co, result, PG_SHAPE_JSON_ONE, err);
+}
+
+void (*const bind_pg_done[PG_N_SHAPES])(void *data, const struct pg_result *result, const struct err *err) = {
+    [PG_SHAPE_ROWS] = done_rows, [PG_SHAPE_ONE] = done_one,   [PG_SHAPE_VALUE] = done_value,
+    [PG_SHAPE_EXEC] = done_exec, [PG_SHAPE_JSON] = done_json, [PG_SHAPE_JSON_ONE] = done_json_one,
+};
+
+void bind_pg_cancel(struct co *co, void *op)
+{
+    (void)co;
+    if (op)
+        pg_op_cancel(op);
+}
+
+/* The pool must not be used beside an open transaction: it could wait for a lock the transaction holds (T5). */
+static void refuse_in_tx(lua_State *L)
+{
+    if (co_tx(co_current(L)))
+        lx_misuse(L,
+                  "a transaction is open: write tx:query, tx:one, tx:exec … on it; the pool could wait for its locks");
+}
+
+/* Returns `false, err` when no PostgreSQL is configured: 2, else 0. */
+static int push_unconfigured(lua_State *L)
+{
+    struct err err;
+    if (vm_env(vm_of(L))->pg)
+        return 0;
+    (void)err_set(&err, ERR_UNAVAILABLE, "PostgreSQL is not configured: set pg.url, or DATABASE_URL");
+    lua_pushboolean(L, 0);
+    lx_push_err(L, &err);
+    return 2;
+}
+
+/* query(shape, sql, …) → true, value | false, err */
+static int query(lua_State *L)
+{
+    enum bind_pg_shape shape = bind_pg_check_shape(L, 1);
+    struct pg_call call = {0};
+    refuse_in_tx(L);
+    bind_pg_read_stack(L, 2, vm_scratch(vm_of(L)), &call);
+    int n = push_unconfigured(L);
+    if (n > 0)
+        return n;
+    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    call.deadline_ms = co_deadline(co);
+    call.done = bind_pg_done[shape];
+    call.data = co;
+    struct pg_op *op = pg_query(vm_env(vm_of(L))->pg, &call);
+    if (pg_op_may_write(op))
+        co_mark_committed(co);
+    co_op_set_data(co, op);
+    return co_park(L);
+}
+
+/* ---- several at once ---------------------------------------------------------------------------------------- */
+
+struct many_item {
+    struct many *many;
+    struct pg_op *op; /* NULL: done */
+    int index;
+};
+struct many {
+    struct co *co;
+    int n_items, n_pending, ref_results;
+    struct err *err; /* the first failure; owned */
+    struct many_item items[];
+};
+
+static void many_free(struct many *many, lua_State *L)
+{
+    luaL_unref(L, LUA_REGISTRYINDEX, many->ref_results);
+    free(many->err);
+    free(many);
+}
+
+static void on_item_done(void *data, const struct pg_result *result, const struct err *err)
+{
+    struct many_item *item = data;
+    struct many *many = item->many;
+    struct co *co = many->co;
+    lua_State *L = co_stack(co);
+    item->op = NULL;
+    lua_checkstack(L, 8);
+    if (err && !many->err) {
+        many->err = xalloc(sizeof *many->err);
+        *many->err = *err;
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, many->ref_results);
+    if (result) {
+        bind_pg_push(L, result, PG_SHAPE_ROWS);
+        lua_rawseti(L, -2, item->index);
+    }
+    if (--many->n_pending > 0) {
+        lua_pop(L, 1);
+        return;
+    }
+    lua_pushboolean(L, !many->err);
+    lua_insert(L, -2); /* ok, results */
+    if (many->err) {
+        lua_pop(L, 1);
+        lx_push_err(L, many->err);
+    }
+    many_free(many, L);
+    co_wake(co, 2);
+}
+
+static void cancel_many(struct co *co, void *data)
+{
+    struct many *many = data;
+    for (int i = 0; many && i < many->n_items; i++)
+        if (many->items[i].op)
+            pg_op_cancel(many->items[i].op);
+    if (many)
+        many_free(many, co_stack(co));
+}
+
+/* all{ {sql, …}, … } → true, {rows, …} | false, err. Each its own statement, all in flight together. */
+static int all(lua_State *L)
+{
+    int n = 0;
+    refuse_in_tx(L);
+    struct pg_call *calls = bind_pg_read_lists(L, 1, vm_scratch(vm_of(L)), &n);
+    int n_unconfigured = push_unconfigured(L);
+    if (n_unconfigured > 0)
+        return n_unconfigured;
+    struct co *co = co_op_begin(L, cancel_many, NULL);
+    lua_createtable(L, n, 0);
+    lx_set_array_meta(L, -1);
+    int ref_results = luaL_ref(L, LUA_REGISTRYINDEX);
+    struct many *many = xalloc(sizeof *many + (size_t)n * sizeof many->items[0]);
+    *many = (struct many){.co = co, .n_items = n, .n_pending = n, .ref_results = ref_results};
+    co_op_set_data(co, many);
+    for (int i = 0; i < n; i++) {
+        many->items[i] = (struct many_item){.many = many, .index = i + 1};
+        calls[i].deadline_ms = co_deadline(co);
+        calls[i].done = on_item_done;
+        calls[i].data = &many->items[i];
+        many->items[i].op = pg_query(vm_env(vm_of(L))->pg, &calls[i]);
+        if (pg_op_may_write(many->items[i].op))
+            co_mark_committed(co);
+    }
+    return co_park(L);
+}
+
+/* jitter(attempt) → seconds to wait before a transaction runs again: 0 … 10 ms · 2^attempt */
+static int jitter(lua_State *L)
+{
+    int attempt = (int)luaL_checkinteger(L, 1);
+    uint64_t limit_us = UINT64_C(10000) << (attempt < 6 ? attempt : 6);
+    lua_pushnumber(L, (double)(clock_us() * UINT64_C(0x9e3779b97f4a7c15) % limit_us) / 1e6);
+    return 1;
+}
+
+int bind_pg_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {{"query", query},         {"all", all},       {"array", bind_pg_array},
+                                         {"jsonb", bind_pg_jsonb}, {"jitter", jitter}, {NULL, NULL}};
+    lua_newtable(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, "chowk.pg.row_meta");
+    lua_newtable(L);
+    luaL_setfuncs(L, functions, 0);
+    bind_pg_open_tx(L);
+    return 1;
+}

@@ -1,0 +1,41 @@
+/* What the files of bind_pg_* share. Private to them. */
+#pragma once
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "base/arena.h"
+#include "data/pg.h"
+#include "script/co.h"
+
+/* How a result becomes a Lua value; the facade passes these numbers. */
+enum bind_pg_shape {
+    PG_SHAPE_ROWS,     /* list of rows */
+    PG_SHAPE_ONE,      /* first row or nil */
+    PG_SHAPE_VALUE,    /* first column of the first row or nil */
+    PG_SHAPE_EXEC,     /* affected count */
+    PG_SHAPE_JSON,     /* raw JSON array */
+    PG_SHAPE_JSON_ONE, /* raw JSON object or nil */
+    PG_N_SHAPES
+};
+
+/* Stack: +1 */
+void bind_pg_push(lua_State *L, const struct pg_result *result, enum bind_pg_shape shape);
+enum bind_pg_shape bind_pg_check_shape(lua_State *L, int arg);
+
+/* Reads the statement and its values: from the stack (slots from..top), or from a list {sql, …} at idx. What the call
+ * points to lives as long as those values and the VM's scratch arena, which the caller has emptied. Raises misuse. */
+void bind_pg_read_stack(lua_State *L, int from, struct arena *arena, struct pg_call *call);
+void bind_pg_read_list(lua_State *L, int idx, struct arena *arena, struct pg_call *call);
+/* All of a list of such lists; none is a misuse. */
+struct pg_call *bind_pg_read_lists(lua_State *L, int idx, struct arena *arena, int *n_calls);
+int bind_pg_array(lua_State *L); /* array(list, type?) → parameter */
+int bind_pg_jsonb(lua_State *L); /* jsonb(value) → parameter */
+
+/* Wakes with `true, value`, or with `false, err`. `result` may be NULL without an error: then `true`. */
+void bind_pg_wake(struct co *co, const struct pg_result *result, enum bind_pg_shape shape, const struct err *err);
+/* By shape, so that a pending call needs no memory of its own: data is the co. */
+extern void (*const bind_pg_done[PG_N_SHAPES])(void *data, const struct pg_result *result, const struct err *err);
+void bind_pg_cancel(struct co *co, void *op);
+
+void bind_pg_open_tx(lua_State *L); /* adds the functions of transactions to the table on top */

@@ -1,0 +1,164 @@
+/* chowk.core.pg, transactions: a handle around struct pg_tx, and what parks on it. The life of a transaction
+ * (begin, run, commit or roll back, run again) is lua/chowk/pg.lua's; here is only that a handle which ended says so,
+ * and that one which is dropped rolls back. */
+#include "bind/bind_pg.h"
+
+#include "bind/modules.h"
+#include "script/lx.h"
+
+#define TX_META "chowk.pg.tx"
+
+struct handle {
+    struct pg_tx *tx; /* NULL: ended */
+};
+
+static struct handle *check_handle(lua_State *L, int arg)
+{
+    struct handle *handle = luaL_checkudata(L, arg, TX_META);
+    if (!handle->tx)
+        lx_misuse(L, "this transaction has ended: use tx only inside the function given to pg.tx");
+    return handle;
+}
+
+/* The guard of T5 goes with it; from __gc another activity may be running, or none. */
+static struct pg_tx *handle_end(lua_State *L, struct handle *handle)
+{
+    struct pg_tx *tx = handle->tx;
+    struct co *co = co_running(L);
+    handle->tx = NULL;
+    if (co && co_tx(co) == tx)
+        co_set_tx(co, NULL);
+    return tx;
+}
+
+/* begin(isolation, read_only, lock_timeout_ms) → handle. isolation: 0, 1, 2 as enum pg_isolation */
+static int begin(lua_State *L)
+{
+    struct pg_tx_opts opts = {.isolation = (enum pg_isolation)luaL_checkinteger(L, 1),
+                              .read_only = lua_toboolean(L, 2),
+                              .lock_timeout_ms = (uint32_t)luaL_checknumber(L, 3)};
+    struct co *co = co_current(L);
+    co_check(L);
+    if (co_tx(co))
+        lx_misuse(L, "pg.tx inside a transaction: pass tx on, or write tx:savepoint(function() … end)");
+    if (!vm_env(vm_of(L))->pg) {
+        struct err err;
+        (void)err_set(&err, ERR_UNAVAILABLE, "PostgreSQL is not configured: set pg.url, or DATABASE_URL");
+        lx_push_err(L, &err);
+        return lua_error(L);
+    }
+    opts.deadline_ms = co_deadline(co);
+    struct handle *handle = lua_newuserdata(L, sizeof *handle);
+    *handle = (struct handle){0};
+    luaL_getmetatable(L, TX_META);
+    lua_setmetatable(L, -2);
+    handle->tx = pg_tx_begin(vm_env(vm_of(L))->pg, &opts);
+    co_set_tx(co, handle->tx);
+    return 1;
+}
+
+/* tx_query(handle, shape, sql, …) → true, value | false, err */
+static int tx_query(lua_State *L)
+{
+    struct handle *handle = check_handle(L, 1);
+    enum bind_pg_shape shape = bind_pg_check_shape(L, 2);
+    struct pg_call call = {0};
+    bind_pg_read_stack(L, 3, vm_scratch(vm_of(L)), &call);
+    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    call.deadline_ms = co_deadline(co);
+    call.done = bind_pg_done[shape];
+    call.data = co;
+    co_op_set_data(co, pg_tx_query(handle->tx, &call));
+    return co_park(L);
+}
+
+static void on_all(void *data, const struct pg_result *const *results, int n_results, const struct err *err)
+{
+    struct co *co = data;
+    lua_State *L = co_stack(co);
+    lua_checkstack(L, 8);
+    lua_pushboolean(L, err == NULL);
+    if (err) {
+        lx_push_err(L, err);
+    } else {
+        lua_createtable(L, n_results, 0);
+        lx_set_array_meta(L, -1);
+        for (int i = 0; i < n_results; i++) {
+            bind_pg_push(L, results[i], PG_SHAPE_ROWS);
+            lua_rawseti(L, -2, i + 1);
+        }
+    }
+    co_wake(co, 2);
+}
+
+/* tx_all(handle, { {sql, …}, … }, commit) → true, {rows, …} | false, err. With commit the handle ends. */
+static int tx_all(lua_State *L)
+{
+    struct handle *handle = check_handle(L, 1);
+    bool commit = lua_toboolean(L, 3);
+    int n = 0;
+    struct pg_call *calls = bind_pg_read_lists(L, 2, vm_scratch(vm_of(L)), &n);
+    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    for (int i = 0; i < n; i++)
+        calls[i].deadline_ms = co_deadline(co);
+    if (commit)
+        co_mark_committed(co);
+    struct pg_tx *tx = commit ? handle_end(L, handle) : handle->tx;
+    co_op_set_data(co, pg_tx_query_all(tx, calls, n, commit, on_all, co));
+    return co_park(L);
+}
+
+static void on_control(void *data, const struct err *err)
+{
+    bind_pg_wake(data, NULL, PG_SHAPE_EXEC, err);
+}
+
+/* commit(handle) → true | false, err. The handle ends. */
+static int commit_tx(lua_State *L)
+{
+    struct handle *handle = check_handle(L, 1);
+    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    co_mark_committed(co);
+    co_op_set_data(co, pg_tx_commit(handle_end(L, handle), on_control, co));
+    return co_park(L);
+}
+
+/* savepoint(handle, what, number) → true | false, err. what: 0, 1, 2 as enum pg_savepoint */
+static int savepoint(lua_State *L)
+{
+    struct handle *handle = check_handle(L, 1);
+    enum pg_savepoint what = (enum pg_savepoint)luaL_checkinteger(L, 2);
+    unsigned number = (unsigned)luaL_checkinteger(L, 3);
+    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    co_op_set_data(co, pg_tx_savepoint(handle->tx, what, number, on_control, co));
+    return co_park(L);
+}
+
+/* rollback(handle): does not yield; nothing to do if it has ended. Also its __gc. */
+static int rollback(lua_State *L)
+{
+    struct handle *handle = luaL_checkudata(L, 1, TX_META);
+    if (handle->tx)
+        pg_tx_rollback(handle_end(L, handle));
+    return 0;
+}
+
+/* is_open(handle) → boolean */
+static int is_open(lua_State *L)
+{
+    struct handle *handle = luaL_checkudata(L, 1, TX_META);
+    lua_pushboolean(L, handle->tx != NULL);
+    return 1;
+}
+
+void bind_pg_open_tx(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"begin", begin},         {"tx_query", tx_query}, {"tx_all", tx_all},   {"commit", commit_tx},
+        {"savepoint", savepoint}, {"rollback", rollback}, {"is_open", is_open}, {NULL, NULL}};
+    luaL_setfuncs(L, functions, 0);
+    luaL_newmetatable(L, TX_META);
+    lua_pushcfunction(L, rollback);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 1);
+}

@@ -1,0 +1,438 @@
+/* Coroutines: one `co` per Lua activity, and the only lua_resume in the tree.
+ *
+ * A co is FREE, STARTING (queued), RUNNING, PARKED in exactly one operation, or WAKING (its results are on its stack,
+ * it will be resumed later in this turn). Only the loop resumes: co_start and co_wake are called from loop callbacks,
+ * where nothing runs; whatever is called while another co runs (co_start_soon, co_cancel) is deferred.
+ *
+ * A parked call yields a private sentinel. Inside a user's own coroutine that yield arrives at our `coroutine` library
+ * (lua/chowk/coroutine.lua), which passes it outward with co_park_outward until it is here; the results travel back the
+ * same way. A yield without the sentinel cannot reach this file, because that library refuses it.
+ *
+ * Lua threads are anchored in the registry for ever and reused; after an error lua_resetthread makes them new. Deadline
+ * timers are armed at the first park only: a handler that never waits pays nothing for them.
+ *
+ * Never: resume from inside a binding, free a co inside its own task callback, call `done` twice. */
+#include "script/co.h"
+
+#include <stdlib.h>
+
+#include "script/lx.h"
+#include "script/vm_priv.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#define CO_MAX_IDLE 0 /* so that use after finish is seen */
+#else
+#define CO_MAX_IDLE 1024
+#endif
+#define CO_DEFAULT_WAIT_MS 30000 /* of a call made by an activity without a deadline */
+
+enum co_state { CO_FREE, CO_STARTING, CO_RUNNING, CO_PARKED, CO_WAKING };
+
+struct co {
+    unsigned magic;
+    enum co_state state;
+    struct vm *vm;
+    lua_State *L;
+    int ref;
+    int n_below;  /* anchors under the function; the results of the finished function follow them */
+    int n_resume; /* values to resume with, while STARTING or WAKING */
+    uint64_t deadline_ms;
+    co_done_fn done;
+    void *data;
+    co_cancel_fn cancel; /* of the pending operation */
+    void *cancel_data;
+    bool has_op, is_committed, is_dirty; /* dirty: the thread ended by an error */
+    enum err_code sticky;
+    struct co *parent;
+    void *owner, *tx;
+    struct list node; /* vm->active or vm->idle */
+    struct timer timer;
+    struct loop_task task;
+};
+
+static const char sentinel; /* its address */
+
+static void *sentinel_ptr(void)
+{
+    return (void *)(uintptr_t)&sentinel;
+}
+
+void co_setup(struct vm *vm)
+{
+    list_init(&vm->active);
+    list_init(&vm->idle);
+}
+
+/* registry[L] = true says: the own thread of an activity. */
+static void mark_main(lua_State *L, bool is_main)
+{
+    lua_pushlightuserdata(L, L);
+    if (is_main)
+        lua_pushboolean(L, 1);
+    else
+        lua_pushnil(L);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+bool co_is_main(lua_State *thread)
+{
+    lua_pushlightuserdata(thread, thread);
+    lua_rawget(thread, LUA_REGISTRYINDEX);
+    bool is_main = lua_toboolean(thread, -1);
+    lua_pop(thread, 1);
+    return is_main;
+}
+
+static struct co *co_make(struct vm *vm)
+{
+    struct co *co = xalloc(sizeof *co);
+    co->magic = CO_MAGIC;
+    co->vm = vm;
+    co->L = lua_newthread(vm->L);
+    co->ref = luaL_ref(vm->L, LUA_REGISTRYINDEX);
+    mark_main(co->L, true);
+    return co;
+}
+
+struct co *co_new(struct vm *vm)
+{
+    struct list *node = list_pop(&vm->idle);
+    struct co *co;
+    if (node) {
+        co = container_of(node, struct co, node);
+        vm->n_idle--;
+    } else {
+        co = co_make(vm);
+    }
+    co->state = CO_STARTING;
+    list_push(&vm->active, &co->node);
+    vm->n_active++;
+    return co;
+}
+
+static void co_release(struct co *co)
+{
+    struct vm *vm = co->vm;
+    list_remove(&co->node);
+    vm->n_active--;
+    if (co->is_dirty)
+        lua_resetthread(vm->L, co->L);
+    else
+        lua_settop(co->L, 0);
+    co->state = CO_FREE;
+    co->done = NULL;
+    co->parent = NULL;
+    co->owner = co->tx = NULL;
+    co->sticky = ERR_NONE;
+    co->has_op = co->is_committed = co->is_dirty = false;
+    if (vm->n_idle + 1 <= CO_MAX_IDLE) {
+        list_push_front(&vm->idle, &co->node);
+        vm->n_idle++;
+        return;
+    }
+    mark_main(co->L, false);
+    luaL_unref(vm->L, LUA_REGISTRYINDEX, co->ref);
+    co->magic = 0;
+    loop_reclaim(vm->env->loop, co);
+}
+
+lua_State *co_stack(struct co *co)
+{
+    return co->L;
+}
+
+/* Ends it: tells the owner once, and gives it back. Stack of L: …, results | err */
+static void finish(struct co *co, int n_results)
+{
+    struct vm *vm = co->vm;
+    timer_stop(vm->env->loop, &co->timer);
+    const char *trace = NULL;
+    int top = lua_gettop(vm->L);
+    if (n_results < 0) {
+        co->is_dirty = true;
+        if (lx_kind_of(co->L, -1) != LX_PROBLEM) {
+            luaL_traceback(vm->L, co->L, NULL, 0);
+            trace = lua_tostring(vm->L, -1);
+        }
+    }
+    if (co->done)
+        co->done(co, co->L, n_results, trace, co->data);
+    lua_settop(vm->L, top);
+    co_release(co);
+}
+
+static void on_deadline(struct timer *timer)
+{
+    co_cancel(container_of(timer, struct co, timer), ERR_DEADLINE);
+}
+
+static void arm_deadline(struct co *co)
+{
+    if (co->deadline_ms && !timer_is_armed(&co->timer))
+        timer_arm(co->vm->env->loop, &co->timer, co->deadline_ms, on_deadline);
+}
+
+/* Forgets the pending operation, so that no completion follows. */
+static void drop_op(struct co *co)
+{
+    co->has_op = false;
+    if (co->cancel)
+        co->cancel(co, co->cancel_data);
+}
+
+/* The one entry into Lua for running code. */
+static void resume(struct co *co)
+{
+    struct vm *vm = co->vm;
+    CHECK(!vm->current);
+    vm->current = co;
+    co->state = CO_RUNNING;
+    int rc = lua_resume(co->L, co->n_resume);
+    vm->current = NULL;
+    if (rc == LUA_YIELD && co->has_op) {
+        CHECK(co_is_sentinel(co->L, -1));
+        lua_settop(co->L, 0);
+        co->state = CO_PARKED;
+        arm_deadline(co);
+        return;
+    }
+    if (rc == LUA_YIELD) { /* cannot happen through our coroutine library */
+        lua_pushliteral(co->L, "attempt to yield from outside a coroutine");
+        rc = LUA_ERRRUN;
+    }
+    if (co->has_op) /* begun, then left by an error before it parked */
+        drop_op(co);
+    finish(co, rc == LUA_OK ? lua_gettop(co->L) - co->n_below : -1);
+}
+
+static void prepare(struct co *co, int n_args, uint64_t deadline_ms, co_done_fn done, void *data)
+{
+    CHECK_OBJ(co, CO_MAGIC);
+    CHECK(co->state == CO_STARTING);
+    co->n_resume = n_args;
+    co->n_below = lua_gettop(co->L) - n_args - 1;
+    CHECK(co->n_below >= 0);
+    if (co->parent && co->parent->deadline_ms && (!deadline_ms || co->parent->deadline_ms < deadline_ms))
+        deadline_ms = co->parent->deadline_ms;
+    co->deadline_ms = deadline_ms;
+    co->done = done;
+    co->data = data;
+}
+
+void co_start(struct co *co, int n_args, uint64_t deadline_ms, co_done_fn done, void *data)
+{
+    prepare(co, n_args, deadline_ms, done, data);
+    resume(co);
+}
+
+static void push_sticky(lua_State *L, enum err_code code)
+{
+    struct err err = {.code = code};
+    if (code == ERR_DEADLINE)
+        (void)err_set(&err, code, "the deadline has passed");
+    else
+        (void)err_set(&err, code, "cancelled");
+    lx_push_err(L, &err);
+}
+
+/* In a later callback of this turn: starts it, or hands it the results it waits for. */
+static void on_task(struct loop_task *task)
+{
+    struct co *co = container_of(task, struct co, task);
+    CHECK_OBJ(co, CO_MAGIC);
+    if (co->state == CO_STARTING && co->sticky) { /* cancelled before it ran */
+        push_sticky(co->L, co->sticky);
+        finish(co, -1);
+        return;
+    }
+    resume(co);
+}
+
+void co_start_soon(struct co *co, int n_args, uint64_t deadline_ms, co_done_fn done, void *data)
+{
+    prepare(co, n_args, deadline_ms, done, data);
+    loop_defer(co->vm->env->loop, &co->task, on_task);
+}
+
+struct co *co_current(lua_State *L)
+{
+    struct co *co = vm_of(L)->current;
+    if (!co)
+        lx_misuse(L, "this call waits, and nothing may wait while loading: move it into a handler or app.on_start");
+    return co;
+}
+
+struct co *co_running(lua_State *L)
+{
+    return vm_of(L)->current;
+}
+
+uint64_t co_deadline(const struct co *co)
+{
+    return co->deadline_ms ? co->deadline_ms : loop_now(co->vm->env->loop) + CO_DEFAULT_WAIT_MS;
+}
+
+void co_check(lua_State *L)
+{
+    struct co *co = vm_of(L)->current;
+    if (!co || !co->sticky)
+        return;
+    push_sticky(L, co->sticky);
+    lua_error(L);
+}
+
+static void refuse_boundary(lua_State *L)
+{
+    lx_misuse(L, "this call waits, and cannot inside a callback of table.sort, string.gsub or a metamethod of a C "
+                 "function: call it before");
+}
+
+struct co *co_op_begin(lua_State *L, co_cancel_fn cancel, void *data)
+{
+    struct co *co = co_current(L);
+    co_check(L);
+    if (!lua_isyieldable(L))
+        refuse_boundary(L);
+    if (co->has_op) /* an earlier binding left by an error between begin and park */
+        drop_op(co);
+    co->has_op = true;
+    co->cancel = cancel;
+    co->cancel_data = data;
+    return co;
+}
+
+void co_op_set_data(struct co *co, void *data)
+{
+    CHECK(co->has_op);
+    co->cancel_data = data;
+}
+
+void co_op_abort(struct co *co)
+{
+    CHECK(co->state == CO_RUNNING);
+    co->has_op = false;
+}
+
+int co_park(lua_State *L)
+{
+    CHECK(vm_of(L)->current && vm_of(L)->current->has_op);
+    lua_pushlightuserdata(L, sentinel_ptr());
+    return lua_yield(L, 1);
+}
+
+int co_park_outward(lua_State *L)
+{
+    if (lua_isyieldable(L))
+        return co_park(L);
+    drop_op(co_current(L));
+    refuse_boundary(L);
+    return 0;
+}
+
+bool co_is_sentinel(lua_State *L, int idx)
+{
+    return lua_islightuserdata(L, idx) && lua_touserdata(L, idx) == sentinel_ptr();
+}
+
+void co_wake(struct co *co, int n_results)
+{
+    CHECK_OBJ(co, CO_MAGIC);
+    CHECK(co->state == CO_PARKED && co->has_op);
+    co->has_op = false;
+    co->n_resume = n_results;
+    if (!co->vm->current) {
+        resume(co);
+        return;
+    }
+    co->state = CO_WAKING;
+    loop_defer(co->vm->env->loop, &co->task, on_task);
+}
+
+/* The parked call's results become `false, err`. */
+static void wake_with_sticky(struct co *co)
+{
+    drop_op(co);
+    lua_pushboolean(co->L, 0);
+    push_sticky(co->L, co->sticky);
+    co->n_resume = 2;
+    co->state = CO_WAKING;
+}
+
+void co_kill(struct co *co, enum err_code code)
+{
+    CHECK_OBJ(co, CO_MAGIC);
+    if (co->state == CO_FREE || co->sticky)
+        return;
+    co->sticky = code;
+    if (co->state != CO_PARKED)
+        return;
+    wake_with_sticky(co);
+    loop_defer(co->vm->env->loop, &co->task, on_task);
+}
+
+void co_cancel(struct co *co, enum err_code code)
+{
+    if (code == ERR_CANCELLED && co->is_committed)
+        return;
+    co_kill(co, code);
+}
+
+void co_kill_detached(struct vm *vm)
+{
+    list_each (node, &vm->active) {
+        struct co *co = container_of(node, struct co, node);
+        if (!co->owner && !co->parent)
+            co_kill(co, ERR_CANCELLED);
+    }
+}
+
+void co_teardown(struct vm *vm)
+{
+    CHECK(!vm->current);
+    while (!list_is_empty(&vm->active)) {
+        struct co *co = container_of(vm->active.next, struct co, node);
+        loop_defer_cancel(&co->task);
+        if (!co->sticky)
+            co->sticky = ERR_CANCELLED;
+        if (co->state == CO_PARKED)
+            wake_with_sticky(co);
+        on_task(&co->task);
+    }
+    struct list *node;
+    while ((node = list_pop(&vm->idle)))
+        free(container_of(node, struct co, node));
+    vm->n_idle = 0;
+}
+
+void co_set_parent(struct co *co, struct co *parent)
+{
+    co->parent = parent;
+    co->owner = parent ? parent->owner : NULL;
+    co->tx = parent ? parent->tx : NULL;
+}
+
+void co_mark_committed(struct co *co)
+{
+    for (; co; co = co->parent)
+        co->is_committed = true;
+}
+
+void co_set_owner(struct co *co, void *owner)
+{
+    co->owner = owner;
+}
+
+void *co_owner(const struct co *co)
+{
+    return co->owner;
+}
+
+void co_set_tx(struct co *co, void *tx)
+{
+    co->tx = tx;
+}
+
+void *co_tx(const struct co *co)
+{
+    return co->tx;
+}

@@ -1,0 +1,320 @@
+/* One generation's lua_State: creates it, loads the application through lua/chowk/boot.lua, builds the router from what
+ * that returns, and closes it. Its allocator is wrapped so that it carries `struct vm *` (vm_of) and counts bytes.
+ *
+ * Loading runs declarations only: no co runs then, so every call that waits is refused by co_current. A failure while
+ * loading is reported with the author's file and line; it never ends the process. Loading may take long: BLOCKING. */
+#include "script/vm.h"
+
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "script/co.h"
+#include "script/lx.h"
+#include "script/vm_priv.h"
+
+static _Thread_local struct vm *closing; /* while lua_close runs finalisers under the original allocator */
+
+static void *count_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    struct vm *vm = ud;
+    void *block = vm->alloc(vm->alloc_ud, ptr, old_size, new_size);
+    if (block || new_size == 0)
+        vm->bytes += new_size - old_size;
+    return block;
+}
+
+struct vm *vm_of(lua_State *L)
+{
+    void *ud;
+    struct vm *vm = lua_getallocf(L, &ud) == count_alloc ? ud : closing;
+    CHECK_OBJ(vm, VM_MAGIC);
+    return vm;
+}
+
+#ifdef __SANITIZE_ADDRESS__
+static void *libc_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)ud, (void)old_size;
+    if (new_size)
+        return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+static void open_state(struct vm *vm)
+{
+    vm->alloc = libc_alloc;
+    vm->L = lua_newstate(count_alloc, vm);
+    CHECK(vm->L);
+}
+static void close_state(struct vm *vm)
+{
+    lua_close(vm->L);
+}
+#else
+/* LuaJIT's own allocator is faster than malloc, but it must be the one in place when the state is closed. */
+static void open_state(struct vm *vm)
+{
+    vm->L = luaL_newstate();
+    CHECK(vm->L);
+    vm->alloc = lua_getallocf(vm->L, &vm->alloc_ud);
+    vm->bytes = (size_t)lua_gc(vm->L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(vm->L, LUA_GCCOUNTB, 0);
+    lua_setallocf(vm->L, count_alloc, vm);
+}
+static void close_state(struct vm *vm)
+{
+    lua_setallocf(vm->L, vm->alloc, vm->alloc_ud);
+    closing = vm;
+    lua_close(vm->L);
+    closing = NULL;
+}
+#endif
+
+static int on_panic(lua_State *L)
+{
+    log_error("Lua error outside a protected call", LOG_S("error", lua_tostring(L, -1)));
+    return 0; /* LuaJIT exits the process: the master respawns */
+}
+
+/* Message handler while loading: a failure object becomes text with the author's position in front. */
+static int describe_error(lua_State *L)
+{
+    /* Stack: error */
+    if (lua_type(L, 1) == LUA_TSTRING)
+        return 1;
+    lx_push_where(L);
+    lua_getglobal(L, "tostring");
+    lua_pushvalue(L, 1);
+    lua_call(L, 1, 1);
+    lua_concat(L, 2);
+    return 1;
+}
+
+/* Stack in: …, list of routes at `list`; reads list[i] into *route. */
+static void read_route(lua_State *L, int list, int i, struct vm_route *entry, struct http_route *route)
+{
+    static const struct {
+        const char *name;
+        size_t offset;
+    } texts[] = {{"pattern", offsetof(struct http_route, pattern)},
+                 {"origin", offsetof(struct http_route, origin)},
+                 {"summary", offsetof(struct http_route, summary)}};
+    lua_rawgeti(L, list, i);
+    for (size_t t = 0; t < ARRAY_LEN(texts); t++) {
+        lua_getfield(L, -1, texts[t].name); /* borrowed: the list stays in the registry */
+        *(const char **)(void *)((char *)route + texts[t].offset) = lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_getfield(L, -1, "method");
+    CHECK(http_method_parse(slice_str(lua_tostring(L, -1)), &route->method));
+    lua_getfield(L, -2, "max_body");
+    route->max_body = (size_t)lua_tonumber(L, -1);
+    lua_getfield(L, -3, "deadline_ms");
+    route->deadline_ms = (uint32_t)lua_tonumber(L, -1);
+    lua_getfield(L, -4, "wants_req");
+    entry->wants_req = lua_toboolean(L, -1);
+    lua_getfield(L, -5, "run");
+    entry->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    route->handler = i - 1;
+    lua_pop(L, 5);
+}
+
+/* Stack in: list of routes */
+static enum status build_router(struct vm *vm, struct err *err)
+{
+    lua_State *L = vm->L;
+    int list = lua_gettop(L);
+    vm->n_routes = lua_objlen(L, list);
+    vm->routes = xalloc((vm->n_routes + 1) * sizeof *vm->routes);
+    vm->router = http_router_new();
+    for (size_t i = 0; i < vm->n_routes; i++) {
+        struct http_route route = {0};
+        read_route(L, list, (int)i + 1, &vm->routes[i], &route);
+        if (http_router_add(vm->router, &route, err) != OK)
+            return ERR;
+    }
+    luaL_ref(L, LUA_REGISTRYINDEX); /* keeps the strings that the router borrows */
+    return OK;
+}
+
+/* Protected part of loading. Stack: lightuserdata opts → list of routes */
+static int load_protected(lua_State *L)
+{
+    const struct vm_opts *opts = lua_touserdata(L, 1);
+    struct vm *vm = vm_of(L);
+    luaL_openlibs(L);
+    lx_open(L);
+    for (size_t i = 0; i < ARRAY_LEN(vm->ref_hooks); i++) {
+        lua_newtable(L);
+        vm->ref_hooks[i] = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    loader_open(L); /* Stack: …, boot */
+    lua_getfield(L, -1, "load");
+    if (opts->main)
+        lua_pushstring(L, opts->main);
+    else
+        lua_pushnil(L);
+    lua_call(L, 1, 1);
+    return 1;
+}
+
+static enum status load(struct vm *vm, const struct vm_opts *opts, struct err *err)
+{
+    lua_State *L = vm->L;
+    lua_pushcfunction(L, describe_error);
+    lua_pushcfunction(L, load_protected);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)opts);
+    if (lua_pcall(L, 1, 1, 1) != 0) {
+        const char *text = lua_tostring(L, -1);
+        return err_set(err, ERR_INVALID, "%s", text ? text : "error while loading");
+    }
+    enum status rc = build_router(vm, err);
+    lua_settop(L, 0);
+    return rc;
+}
+
+struct vm *vm_new(const struct vm_opts *opts, struct err *err)
+{
+    struct vm *vm = xalloc(sizeof *vm);
+    vm->magic = VM_MAGIC;
+    vm->env = opts->env;
+    vm->bundle = opts->bundle;
+    vm->modules = opts->modules;
+    vm->ref_req_meta = vm->ref_writer_meta = LUA_NOREF;
+    arena_create(&vm->scratch);
+    co_setup(vm);
+    open_state(vm);
+    lua_atpanic(vm->L, on_panic);
+    vm->is_loading = true;
+    enum status rc = load(vm, opts, err);
+    vm->is_loading = false;
+    if (rc == OK)
+        return vm;
+    vm_free(vm);
+    return NULL;
+}
+
+void vm_free(struct vm *vm)
+{
+    if (!vm)
+        return;
+    CHECK_OBJ(vm, VM_MAGIC);
+    vm->is_closing = true;
+    co_teardown(vm);
+    if (vm->router)
+        http_router_free(vm->router);
+    close_state(vm);
+    free(vm->routes);
+    buf_free(&vm->text);
+    arena_destroy(&vm->scratch);
+    vm->magic = 0;
+    free(vm);
+}
+
+/* ---- start and stop --------------------------------------------------------------------------------------- */
+
+void vm_add_hook(lua_State *L, enum vm_hook hook)
+{
+    struct vm *vm = vm_of(L);
+    if (!vm->is_loading)
+        lx_misuse(L, "app.%s is for loading time: declare it at the top level of a module",
+                  hook == VM_ON_START ? "on_start" : "on_stop");
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->ref_hooks[hook]);
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
+    lua_pop(L, 2);
+}
+
+static void on_hook_done(struct co *co, lua_State *L, int n_results, const char *trace, void *data)
+{
+    (void)co;
+    if (n_results >= 0)
+        return;
+    struct err err;
+    if (lx_to_err(L, -1, &err) && err.code == ERR_CANCELLED)
+        return;
+    const char *text = lx_to_text(L, -1);
+    log_error("failed", LOG_S("in", data), LOG_S("error", text), LOG_S("traceback", trace ? trace : ""));
+}
+
+static void run_hooks(struct vm *vm, enum vm_hook hook, uint64_t deadline_ms)
+{
+    static char names[][16] = {"app.on_start", "app.on_stop"};
+    lua_State *L = vm->L;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->ref_hooks[hook]);
+    size_t n = lua_objlen(L, -1);
+    for (size_t i = 1; i <= n; i++) {
+        struct co *co = co_new(vm);
+        lua_rawgeti(L, -1, (int)i);
+        lua_xmove(L, co_stack(co), 1);
+        co_start(co, 0, deadline_ms, on_hook_done, names[hook]);
+    }
+    lua_pop(L, 1);
+}
+
+void vm_start(struct vm *vm)
+{
+    run_hooks(vm, VM_ON_START, 0);
+}
+
+#define STOP_HOOK_MS 5000
+void vm_stop(struct vm *vm)
+{
+    if (vm->is_stopped)
+        return;
+    vm->is_stopped = true;
+    co_kill_detached(vm);
+    run_hooks(vm, VM_ON_STOP, loop_now(vm->env->loop) + STOP_HOOK_MS);
+}
+
+/* ---- plain access ----------------------------------------------------------------------------------------- */
+
+const struct http_router *vm_router(const struct vm *vm)
+{
+    return vm->router;
+}
+
+lua_State *vm_state(struct vm *vm)
+{
+    return vm->L;
+}
+
+const struct env *vm_env(const struct vm *vm)
+{
+    return vm->env;
+}
+
+size_t vm_active(const struct vm *vm)
+{
+    return vm->n_active;
+}
+
+bool vm_is_loading(const struct vm *vm)
+{
+    return vm->is_loading;
+}
+
+bool vm_is_closing(const struct vm *vm)
+{
+    return vm->is_closing;
+}
+
+size_t vm_bytes(const struct vm *vm)
+{
+    return vm->bytes;
+}
+
+struct buf *vm_text(struct vm *vm)
+{
+    buf_clear(&vm->text);
+    return &vm->text;
+}
+
+struct arena *vm_scratch(struct vm *vm)
+{
+    arena_destroy(&vm->scratch);
+    return &vm->scratch;
+}

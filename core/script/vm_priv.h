@@ -1,0 +1,49 @@
+/* What co.c, vm.c, loader.c and serve.c share about a VM. Nobody else includes this. */
+#pragma once
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "script/vm.h"
+
+struct co;
+
+struct vm_route { /* http_route.handler is an index into vm->routes */
+    int ref;      /* registry: the route's `run` function */
+    bool wants_req;
+};
+
+struct vm {
+    unsigned magic;
+    lua_State *L; /* main thread: loading, metatables; requests run on coroutines */
+    const struct env *env;
+    const struct bundle *bundle;
+    const struct vm_module *modules;
+
+    lua_Alloc alloc; /* the original allocator, wrapped to carry this pointer and to count */
+    void *alloc_ud;
+    size_t bytes;
+
+    struct http_router *router;
+    struct vm_route *routes;
+    size_t n_routes;
+    int ref_hooks[2]; /* registry: lists of on_start and on_stop functions */
+    bool is_loading, is_stopped, is_closing;
+
+    /* co.c */
+    struct co *current;
+    struct list active, idle;
+    size_t n_active, n_idle;
+
+    struct arena scratch; /* of lx_json_decode; lives here because lua_error may jump over its owner */
+    struct buf text;      /* of bindings that build a string; emptied by who uses it */
+    int ref_req_meta, ref_writer_meta;
+};
+
+/* co.c's share of vm_new and vm_free. */
+void co_setup(struct vm *vm);
+void co_teardown(struct vm *vm);      /* ends every activity, then frees the free list */
+void co_kill_detached(struct vm *vm); /* spawned tasks: whatever has no owner and no parent */
+/* The boot table stays in the registry under this name, for run.c. */
+#define LOADER_BOOT "chowk.boot"
+/* loader.c: replaces require, builds the application's sandboxed environment. Raises. Stack: → boot table */
+void loader_open(lua_State *L);

@@ -1,0 +1,174 @@
+/* Finds the command, answers --help, tells misuse from failure. What a command does is in its own file; a new one is a
+ * row in `commands` and a cmd_<name>.c. */
+#include "server/cli.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct cli_command commands[] = {
+    {"serve", "[DIR]", "serve the application in DIR (default: here)",
+     "Reads DIR/conf/chowk.lua, starts one worker per core and serves until TERM, which drains. A second TERM stops\n"
+     "at once. It never starts a database: give it DATABASE_URL and REDIS_URL, or pg.url and redis.url.\n",
+     cmd_serve},
+    {"dev", "[DIR]", "serve it for development, with a private PostgreSQL and Redis if need be",
+     "Development settings: two workers, text log, fixed development secrets. An application with a migrations/\n"
+     "directory gets a private PostgreSQL and Redis below DIR/var for each of DATABASE_URL and REDIS_URL that is not\n"
+     "given, has its migrations applied, and migrations/seed.sql once. Ctrl-C stops everything; the data stays.\n",
+     cmd_dev},
+    {"check", "[--dev] [DIR]", "load configuration, code and routes, and say what is wrong",
+     "Exits 1 with file:line for the first mistake. Connects to nothing.\n  --dev   as `chowk dev` would load it\n",
+     cmd_check},
+    {"routes", "[--dev] [DIR]", "list the routes: method, pattern, where they are declared, summary",
+     "  --dev   as `chowk dev` would load it\n", cmd_routes},
+    {"migrate", "[status | new NAME | --dry-run]", "apply the SQL migrations that are missing",
+     "Works on DATABASE_URL or pg.url; without one, on the application's private PostgreSQL, started if need be.\n"
+     "  status      list every migration and whether it is applied\n"
+     "  new NAME    create the next numbered file in migrations/\n"
+     "  --dry-run   list what would be applied\n",
+     cmd_migrate},
+    {"run", "[--dev] FILE [ARGS]", "run a Lua file with the application's services",
+     "The file runs as a handler would: pg, redis and the application's modules are there, calls may wait. ARGS are\n"
+     "its `...`. What it returns is printed; an error exits 1.\n  --dev   with development settings\n",
+     cmd_run},
+    {"config", "[--dev] [--keys] [DIR]", "print the effective configuration, secrets masked",
+     "One line per key: name, value, where the value came from.\n"
+     "  --dev    as `chowk dev` would see it\n  --keys   every key with type, range, default and meaning\n",
+     cmd_config},
+    {"version", "", "print the version", NULL, cmd_version},
+};
+
+static void print_list(FILE *out)
+{
+    fprintf(out, "usage: chowk [-C DIR] COMMAND [ARGS]\n\n");
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
+    fprintf(out, "\n-C DIR works in DIR. `chowk COMMAND --help` says more.\n");
+}
+
+static void print_help(const struct cli_command *command, FILE *out)
+{
+    fprintf(out, "usage: chowk %s%s%s\n\n%s\n", command->name, *command->usage ? " " : "", command->usage,
+            command->summary);
+    if (command->help)
+        fprintf(out, "\n%s", command->help);
+}
+
+static const struct cli_command *find_command(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+bool cli_take_flag(struct cli_args *args, const char *name)
+{
+    for (int i = 0; i < args->argc && strcmp(args->argv[i], "--") != 0; i++) {
+        if (strcmp(args->argv[i], name) != 0)
+            continue;
+        memmove(&args->argv[i], &args->argv[i + 1], (size_t)(args->argc - i - 1) * sizeof(char *));
+        args->argc--;
+        return true;
+    }
+    return false;
+}
+
+enum status cli_check_operands(const struct cli_args *args, int min, int max)
+{
+    for (int i = 0; i < args->argc; i++) {
+        if (args->argv[i][0] != '-' || !args->argv[i][1])
+            continue;
+        cli_misuse(args, "unknown option %s", args->argv[i]);
+        return ERR;
+    }
+    if (args->argc >= min && args->argc <= max)
+        return OK;
+    if (args->argc < min)
+        cli_misuse(args, "an argument is missing");
+    else
+        cli_misuse(args, "unexpected argument \"%s\"", args->argv[max]);
+    return ERR;
+}
+
+int cli_misuse(const struct cli_args *args, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fprintf(stderr, "chowk %s: ", args->command->name);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "\nusage: chowk %s %s\n", args->command->name, args->command->usage);
+    return CLI_MISUSE;
+}
+
+int cli_fail(const struct err *err)
+{
+    fprintf(stderr, "%s\n", err->message);
+    if (err->detail[0])
+        fprintf(stderr, "%s\n", err->detail);
+    return CLI_FAILED;
+}
+
+static bool is_help(const char *arg)
+{
+    return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0;
+}
+
+/* --help counts wherever it stands, except among the arguments of the file that `run` runs. */
+static bool wants_help(int argc, char **argv)
+{
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (is_help(argv[i]))
+            return true;
+        if (argv[i][0] != '-' && strstr(argv[i], ".lua"))
+            return false;
+    }
+    return false;
+}
+
+static int run_command(int argc, char **argv)
+{
+    const struct cli_command *command = find_command(argv[0]);
+    if (!command) {
+        fprintf(stderr, "chowk: no command \"%s\"\n\n", argv[0]);
+        print_list(stderr);
+        return CLI_MISUSE;
+    }
+    if (wants_help(argc - 1, argv + 1)) {
+        print_help(command, stdout);
+        return CLI_OK;
+    }
+    struct cli_args args = {.command = command, .argc = argc - 1, .argv = argv + 1};
+    return command->run(&args);
+}
+
+int cli_main(int argc, char **argv)
+{
+    argc--, argv++;
+    if (argc >= 2 && strcmp(argv[0], "-C") == 0) {
+        if (chdir(argv[1]) != 0) {
+            fprintf(stderr, "chowk: cannot work in %s: %m\n", argv[1]);
+            return CLI_FAILED;
+        }
+        argc -= 2, argv += 2;
+    }
+    if (argc == 0) {
+        print_list(stderr);
+        return CLI_MISUSE;
+    }
+    if (is_help(argv[0]) || strcmp(argv[0], "help") == 0) {
+        const struct cli_command *command = argc > 1 ? find_command(argv[1]) : NULL;
+        if (command)
+            print_help(command, stdout);
+        else
+            print_list(stdout);
+        return CLI_OK;
+    }
+    if (strcmp(argv[0], "--version") == 0) {
+        argv[0] = (char[]){"version"};
+        return run_command(1, argv);
+    }
+    return run_command(argc, argv);
+}

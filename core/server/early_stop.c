@@ -1,0 +1,26 @@
+#include "server/early_stop.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t n_signals;
+
+static void on_signal(int signum)
+{
+    if (n_signals++ > 0)
+        _exit(128 + signum);
+}
+
+void early_stop_catch(void)
+{
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++)
+        sigaction(signals[i], &action, NULL);
+}
+
+bool early_stop_is_wanted(void)
+{
+    return n_signals > 0;
+}

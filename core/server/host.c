@@ -1,0 +1,107 @@
+#include "server/host.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/shm.h"
+#include "bind/modules.h"
+#include "data/pg.h"
+#include "data/redis.h"
+
+int host_build_bundle(const struct config *config, struct err *err)
+{
+    struct buf code = {0};
+    int fd = -1;
+    if (bundle_build(".", config_text(config, CONFIG_APP_ROOT), &code, err) == OK)
+        fd = shm_seal("chowk-bundle", buf_as_slice(&code), err);
+    buf_free(&code);
+    return fd;
+}
+
+static enum status open_pg(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    const struct config *config = opts->config;
+    struct config_pg_share share;
+    if (!config_is_set(config, CONFIG_PG_URL))
+        return OK;
+    if (config_pg_share(config, opts->n_workers, &share, err) != OK)
+        return err_prefix(err, "pg.pool_size");
+    struct pg_opts pg = {.loop = host->loop,
+                         .names = host->names,
+                         .url = config_text(config, CONFIG_PG_URL),
+                         .transaction_pooling = strcmp(config_text(config, CONFIG_PG_POOL_MODE), "transaction") == 0,
+                         .read_connections = share.read,
+                         .write_connections = share.write,
+                         .tx_connections = share.tx,
+                         .max_waiters = (unsigned)config_number(config, CONFIG_PG_MAX_WAITERS)};
+    host->pg = pg_new(&pg, err);
+    return host->pg ? OK : err_prefix(err, "pg.url");
+}
+
+static enum status open_redis(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    if (!config_is_set(opts->config, CONFIG_REDIS_URL))
+        return OK;
+    struct redis_opts redis = {.loop = host->loop,
+                               .names = host->names,
+                               .url = config_text(opts->config, CONFIG_REDIS_URL),
+                               .max_waiters = (unsigned)config_number(opts->config, CONFIG_REDIS_MAX_WAITERS)};
+    host->redis = redis_new(&redis, err);
+    return host->redis ? OK : err_prefix(err, "redis.url");
+}
+
+static enum status open_vm(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    const char *main = config_text(opts->config, CONFIG_APP_MAIN);
+    struct slice chunk;
+    host->bundle = bundle_open(opts->bundle_fd, err);
+    if (!host->bundle)
+        return ERR;
+    if (bundle_find(host->bundle, slice_str(main), &chunk).len == 0)
+        return err_set(err, ERR_INVALID, "app.main: no module \"%s\" below app.root \"%s\"", main,
+                       config_text(opts->config, CONFIG_APP_ROOT));
+    host->env = (struct env){.loop = host->loop,
+                             .pg = host->pg,
+                             .redis = host->redis,
+                             .config_json = opts->config_json,
+                             .development = config_is_development(opts->config),
+                             .worker_id = opts->worker_id};
+    struct vm_opts vm = {.env = &host->env, .bundle = host->bundle, .modules = bind_modules, .main = main};
+    host->vm = vm_new(&vm, err);
+    return host->vm ? OK : ERR;
+}
+
+enum status host_open(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    *host = (struct host){.loop = loop_new()};
+    host->names = names_new(host->loop);
+    enum status status = OK;
+    if (opts->has_services)
+        status = open_pg(host, opts, err);
+    if (status == OK && opts->has_services)
+        status = open_redis(host, opts, err);
+    if (status == OK)
+        status = open_vm(host, opts, err);
+    if (status != OK)
+        host_close(host);
+    return status;
+}
+
+void host_close(struct host *host)
+{
+    if (host->vm)
+        vm_free(host->vm);
+    if (host->redis)
+        redis_free(host->redis);
+    if (host->pg)
+        pg_free(host->pg);
+    if (host->names)
+        names_free(host->names);
+    if (host->bundle)
+        bundle_free(host->bundle);
+    if (host->loop) {
+        loop_run(host->loop); /* until the last handle has closed */
+        loop_free(host->loop);
+    }
+    *host = (struct host){0};
+}

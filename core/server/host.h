@@ -1,0 +1,33 @@
+/* What one process that runs application code is made of: loop, names, PostgreSQL, Redis, code bundle, Lua VM, in this
+ * order, and gone in the reverse one. A worker adds an HTTP server; `chowk run` a file; `check` and `routes` only look.
+ * The loop must turn until everything has closed: host_close sees to it. */
+#pragma once
+
+#include "script/vm.h"
+#include "server/config.h"
+
+struct host_opts {
+    const struct config *config; /* borrowed for the host's life */
+    struct slice config_json;    /* borrowed as well */
+    int bundle_fd;               /* borrowed for the call */
+    int worker_id;               /* 0-based; -1: not a worker */
+    unsigned n_workers;          /* they share pg.pool_size */
+    bool has_services;           /* connects to PostgreSQL and Redis; false: loads only */
+};
+
+struct host { /* read its fields; host_open and host_close write them */
+    struct loop *loop;
+    struct names *names;
+    struct pg *pg;
+    struct redis *redis;
+    struct bundle *bundle;
+    struct env env;
+    struct vm *vm;
+};
+
+/* ERR: err as the operator should read it ("lua/store/routes/orders.lua:42: …"); what was opened is closed again. */
+enum status host_open(struct host *host, const struct host_opts *opts, struct err *err) MUST_CHECK;
+void host_close(struct host *host);
+
+/* The application's code, compiled and sealed: memfd for host_opts.bundle_fd; or -1. */
+int host_build_bundle(const struct config *config, struct err *err) MUST_CHECK;

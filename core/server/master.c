@@ -1,0 +1,167 @@
+/* Start: lock → listen → bundle → snapshot → workers. Stop, on TERM, INT or HUP: workers drain, then the same things
+ * close in reverse. A second signal is "now". Each step of the start is undone by close_master, which tolerates a
+ * half-started one.
+ *
+ * What is sealed here (bundle, snapshot) is what every worker of this master's life runs: files on disk are read once.
+ */
+#include "server/master.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/shm.h"
+#include "net/loop.h"
+#include "net/signal.h"
+#include "server/config_json.h"
+#include "server/early_stop.h"
+#include "server/host.h"
+#include "server/listen.h"
+#include "server/run_dir.h"
+#include "server/supervisor.h"
+
+struct master {
+    const struct master_opts *opts;
+    int lock_fd, bundle_fd, config_fd;
+    struct listen_set listeners;
+    struct loop *loop;
+    struct signal_watch *watches[4];
+    struct supervisor *supervisor;
+    unsigned n_stops;
+    struct err *err;
+    int exit_code;
+};
+
+static void raise_nofile(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static int seal_config(const struct config *config, struct err *err)
+{
+    struct buf json = {0};
+    config_write_json(config, &json);
+    int fd = shm_seal("chowk-config", buf_as_slice(&json), err);
+    explicit_bzero(json.ptr, json.len); /* it held the secrets */
+    buf_free(&json);
+    return fd;
+}
+
+/* ---- events -------------------------------------------------------------------------------------------------- */
+
+static void on_up(void *data)
+{
+    struct master *master = data;
+    char url[ADDR_TEXT_MAX + 16];
+    listen_url(&master->listeners, url, sizeof(url));
+    if (master->n_stops == 0)
+        master->opts->on_ready(master->opts->data, url);
+}
+
+static void on_down(void *data, const char *why)
+{
+    struct master *master = data;
+    if (why) {
+        err_set(master->err, ERR_UNAVAILABLE, "%s", why);
+        master->exit_code = 1;
+    }
+    loop_stop(master->loop);
+}
+
+static void on_child(void *data, int signum UNUSED)
+{
+    struct master *master = data;
+    supervisor_reap(master->supervisor);
+}
+
+static void on_stop(void *data, int signum)
+{
+    struct master *master = data;
+    const struct config *config = master->opts->config;
+    master->n_stops++;
+    if (master->n_stops == 1) {
+        log_info("stopping", LOG_S("signal", strsignal(signum)));
+        supervisor_stop(master->supervisor, (uint32_t)config_number(config, CONFIG_STOP_LAME_DUCK));
+    } else {
+        log_warn("stopping now");
+        supervisor_kill(master->supervisor);
+    }
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------- */
+
+static enum status open_master(struct master *master, struct err *err)
+{
+    const struct config *config = master->opts->config;
+    unsigned n_workers = config_workers(config);
+    raise_nofile();
+    master->lock_fd = run_dir_lock(config_text(config, CONFIG_RUN_DIR), config_text(config, CONFIG_LISTEN), err);
+    if (master->lock_fd < 0)
+        return ERR;
+    if (listen_open(&master->listeners, config_text(config, CONFIG_LISTEN), n_workers, err) != OK)
+        return ERR;
+    master->bundle_fd = host_build_bundle(config, err);
+    if (master->bundle_fd < 0)
+        return ERR;
+    master->config_fd = seal_config(config, err);
+    if (master->config_fd < 0)
+        return ERR;
+    master->loop = loop_new();
+    struct supervisor_opts opts = {.loop = master->loop,
+                                   .n_workers = n_workers,
+                                   .listeners = master->listeners.fds,
+                                   .config_fd = master->config_fd,
+                                   .bundle_fd = master->bundle_fd,
+                                   .drain_ms = (uint32_t)config_number(config, CONFIG_DRAIN),
+                                   .on_up = on_up,
+                                   .on_down = on_down,
+                                   .data = master};
+    master->supervisor = supervisor_new(&opts);
+    static const int stops[] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < ARRAY_LEN(stops); i++)
+        master->watches[i] = signal_watch_new(master->loop, stops[i], on_stop, master);
+    master->watches[3] = signal_watch_new(master->loop, SIGCHLD, on_child, master);
+    return OK;
+}
+
+static void close_fd(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+static void close_master(struct master *master)
+{
+    if (master->supervisor)
+        supervisor_free(master->supervisor);
+    if (master->loop) {
+        for (size_t i = 0; i < ARRAY_LEN(master->watches); i++)
+            signal_watch_free(master->watches[i]);
+        loop_run(master->loop); /* until the last handle has closed */
+        loop_free(master->loop);
+    }
+    close_fd(master->config_fd);
+    close_fd(master->bundle_fd);
+    listen_close(&master->listeners);
+    run_dir_unlock(master->lock_fd);
+}
+
+int master_run(const struct master_opts *opts, struct err *err)
+{
+    struct master master = {.opts = opts, .lock_fd = -1, .bundle_fd = -1, .config_fd = -1, .err = err};
+    signal(SIGPIPE, SIG_IGN);
+    if (open_master(&master, err) != OK) {
+        master.exit_code = 1;
+    } else if (!early_stop_is_wanted()) { /* else: stopped while starting, and no worker need be born for that */
+        supervisor_start(master.supervisor);
+        loop_run(master.loop);
+    }
+    close_master(&master);
+    return master.exit_code;
+}

@@ -1,0 +1,15 @@
+/* The master process of `chowk serve` and `chowk dev`: binds, builds the code bundle, starts workers, waits for TERM.
+ * It never serves a request and never runs application code. */
+#pragma once
+
+#include "server/config.h"
+
+struct master_opts {
+    const struct config *config; /* borrowed for the call */
+    /* Every worker is ready: `url` is where. Called once, on the loop. */
+    void (*on_ready)(void *data, const char *url);
+    void *data;
+};
+
+/* Runs until stopped. Returns the exit code: 0 after a stop, 1 (err set) when it could not start or go on. */
+int master_run(const struct master_opts *opts, struct err *err);

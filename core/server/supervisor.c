@@ -1,0 +1,354 @@
+/* The workers' slots.
+ *
+ *   DOWN → STARTING → READY → DOWN …      a death brings a slot back to DOWN, with a timer for the next start
+ *                  ↘        ↘ FAILED      a crash loop: nothing starts it again
+ *   any → GONE                            once a stop has begun, a death is final
+ *
+ * The first start is all or nothing: a worker that fails before all have been ready once fails the start, because a
+ * misconfigured server should say so and exit, not crash-loop. Afterwards a death is survived. The reason a worker
+ * gives for failing comes as a CONTROL_FAIL message and is reported here, once, not by each worker. */
+#include "server/supervisor.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "net/poll.h"
+#include "net/timer.h"
+#include "server/control.h"
+#include "server/respawn.h"
+#include "server/worker.h"
+
+#define SUPERVISOR_MAGIC 0x50e4a10eu
+
+enum { KILL_AFTER_MS = 5000 }; /* beyond the drain a worker allows itself */
+
+enum slot_state { SLOT_DOWN, SLOT_STARTING, SLOT_READY, SLOT_FAILED, SLOT_GONE };
+
+struct slot {
+    struct supervisor *supervisor;
+    enum slot_state state;
+    unsigned id;
+    pid_t pid;   /* 0 = no process */
+    int control; /* -1 = closed */
+    struct poll *poll;
+    struct timer restart;
+    struct respawn respawn;
+    uint64_t started_ms, last_beat_ms;
+    bool is_lent;                   /* a sibling accepts from its listener */
+    char why[CONTROL_TEXT_MAX + 1]; /* its last CONTROL_FAIL */
+};
+
+struct supervisor {
+    unsigned magic;
+    struct supervisor_opts opts;
+    struct slot *slots;
+    struct timer kill;
+    bool is_up, is_stopping, is_killed, is_down;
+    char why[CONTROL_TEXT_MAX + 64]; /* the start failed, or the service did; "" = neither */
+};
+
+static void start_slot(struct slot *slot);
+
+static unsigned count(const struct supervisor *supervisor, enum slot_state state)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+        n += supervisor->slots[i].state == state;
+    return n;
+}
+
+static void check_down(struct supervisor *supervisor)
+{
+    if (supervisor->is_down || count(supervisor, SLOT_GONE) < supervisor->opts.n_workers)
+        return;
+    supervisor->is_down = true;
+    timer_stop(supervisor->opts.loop, &supervisor->kill);
+    supervisor->opts.on_down(supervisor->opts.data, supervisor->why[0] ? supervisor->why : NULL);
+}
+
+/* The service cannot go on: remember the first reason and stop what runs. */
+static void fail(struct supervisor *supervisor, const char *why)
+{
+    if (!supervisor->why[0])
+        snprintf(supervisor->why, sizeof(supervisor->why), "%s", why);
+    supervisor_stop(supervisor, 0);
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------ */
+
+static void on_ready(struct slot *slot, uint32_t took_ms)
+{
+    struct supervisor *supervisor = slot->supervisor;
+    if (slot->state != SLOT_STARTING)
+        return;
+    slot->state = SLOT_READY;
+    slot->is_lent = false;
+    log_debug("worker ready", LOG_I("worker", slot->id), LOG_I("pid", slot->pid), LOG_I("ms", took_ms));
+    if (supervisor->is_up) {
+        log_info("worker is back", LOG_I("worker", slot->id), LOG_I("pid", slot->pid));
+        return;
+    }
+    if (count(supervisor, SLOT_READY) < supervisor->opts.n_workers)
+        return;
+    supervisor->is_up = true;
+    supervisor->opts.on_up(supervisor->opts.data);
+}
+
+static void close_control(struct slot *slot)
+{
+    if (slot->control < 0)
+        return;
+    poll_free(slot->poll);
+    close(slot->control);
+    slot->control = -1;
+    slot->poll = NULL;
+}
+
+static void on_message(struct slot *slot, const struct control_message *message)
+{
+    switch (message->type) {
+    case CONTROL_READY:
+        on_ready(slot, message->value);
+        return;
+    case CONTROL_FAIL:
+        snprintf(slot->why, sizeof(slot->why), "%s", message->text);
+        return;
+    case CONTROL_BEAT:
+        slot->last_beat_ms = clock_ms();
+        return;
+    case CONTROL_DRAIN:
+    case CONTROL_ADOPT:
+        return; /* ours to send */
+    }
+    WRONG("control message");
+}
+
+/* Everything that is there; the end of it is not the worker's death, which SIGCHLD tells. */
+static void drain_control(struct slot *slot)
+{
+    struct control_message message;
+    enum status status = AGAIN;
+    while (slot->control >= 0 && (status = control_receive(slot->control, &message)) == OK) {
+        if (message.fd >= 0)
+            close(message.fd);
+        on_message(slot, &message);
+    }
+    if (status == ERR)
+        close_control(slot);
+}
+
+static void on_control(void *data, int events UNUSED)
+{
+    drain_control(data);
+}
+
+/* ---- birth --------------------------------------------------------------------------------------------------- */
+
+static void on_restart(struct timer *timer)
+{
+    start_slot(container_of(timer, struct slot, restart));
+}
+
+static enum status spawn_worker(struct slot *slot, struct err *err)
+{
+    const struct supervisor_opts *opts = &slot->supervisor->opts;
+    int pair[2];
+    if (control_pair(pair, err) != OK)
+        return ERR;
+    char id[16], n_workers[16];
+    snprintf(id, sizeof(id), "%u", slot->id);
+    snprintf(n_workers, sizeof(n_workers), "%u", opts->n_workers);
+    const char *argv[] = {"chowk", WORKER_ROLE, id, n_workers, NULL};
+    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, opts->bundle_fd, opts->listeners[slot->id]};
+    pid_t pid = spawn_self(&(struct spawn_opts){.argv = argv, .fds = fds, .n_fds = WORKER_N_FDS}, err);
+    close(pair[1]);
+    if (pid < 0) {
+        close(pair[0]);
+        return ERR;
+    }
+    slot->pid = pid;
+    slot->control = pair[0];
+    slot->poll = poll_new(opts->loop, pair[0], on_control, slot);
+    poll_set(slot->poll, POLL_READ);
+    return OK;
+}
+
+static void on_death(struct slot *slot, int status);
+
+static void start_slot(struct slot *slot)
+{
+    struct err err = {0};
+    slot->why[0] = '\0';
+    slot->started_ms = slot->last_beat_ms = clock_ms();
+    slot->state = SLOT_STARTING;
+    if (spawn_worker(slot, &err) == OK)
+        return;
+    snprintf(slot->why, sizeof(slot->why), "%s", err.message);
+    on_death(slot, W_EXITCODE(1, 0));
+}
+
+/* ---- death --------------------------------------------------------------------------------------------------- */
+
+static void describe_death(const struct slot *slot, int status, char *out, size_t size)
+{
+    if (slot->why[0])
+        snprintf(out, size, "%s", slot->why);
+    else if (WIFSIGNALED(status))
+        snprintf(out, size, "worker %u was ended by signal %d (%s)", slot->id, WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(out, size, "worker %u exited with status %d", slot->id, WEXITSTATUS(status));
+}
+
+/* T12: what waits at a listener nobody accepts from hangs, so a ready sibling takes it over too. It keeps it: two
+ * accepting from one listener is harmless, none is not. */
+static void lend_listener(struct slot *slot)
+{
+    struct supervisor *supervisor = slot->supervisor;
+    for (unsigned i = 1; i < supervisor->opts.n_workers && !slot->is_lent; i++) {
+        struct slot *sibling = &supervisor->slots[(slot->id + i) % supervisor->opts.n_workers];
+        if (sibling->state != SLOT_READY || sibling->control < 0)
+            continue;
+        slot->is_lent =
+            control_send(sibling->control, CONTROL_ADOPT, 0, NULL, supervisor->opts.listeners[slot->id]) == OK;
+    }
+}
+
+static void respawn_later(struct slot *slot, const char *why)
+{
+    struct supervisor *supervisor = slot->supervisor;
+    int delay_ms = respawn_on_death(&slot->respawn, clock_ms() - slot->started_ms);
+    if (delay_ms < 0) {
+        slot->state = SLOT_FAILED;
+        log_error("worker crash loop: it is not started again", LOG_I("worker", slot->id), LOG_S("why", why));
+        if (count(supervisor, SLOT_FAILED) == supervisor->opts.n_workers)
+            fail(supervisor, why);
+        else
+            lend_listener(slot);
+        return;
+    }
+    log_error("worker died", LOG_I("worker", slot->id), LOG_S("why", why), LOG_I("restart_in_ms", delay_ms));
+    slot->state = SLOT_DOWN;
+    if (delay_ms > 0)
+        lend_listener(slot);
+    timer_arm(supervisor->opts.loop, &slot->restart, loop_now(supervisor->opts.loop) + (uint64_t)delay_ms, on_restart);
+}
+
+static void on_death(struct slot *slot, int status)
+{
+    struct supervisor *supervisor = slot->supervisor;
+    char why[CONTROL_TEXT_MAX + 64];
+    drain_control(slot); /* its last words */
+    close_control(slot);
+    slot->pid = 0;
+    describe_death(slot, status, why, sizeof(why));
+    if (supervisor->is_stopping || !supervisor->is_up) {
+        bool was_ready = slot->state == SLOT_READY;
+        slot->state = SLOT_GONE;
+        if (!supervisor->is_stopping)
+            fail(supervisor, why);
+        else if (was_ready && status != 0 && !supervisor->is_killed)
+            log_warn("worker did not stop cleanly", LOG_I("worker", slot->id), LOG_S("why", why));
+        check_down(supervisor);
+        return;
+    }
+    respawn_later(slot, why);
+}
+
+void supervisor_reap(struct supervisor *supervisor)
+{
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++) {
+        struct slot *slot = &supervisor->slots[i];
+        int status;
+        if (slot->pid > 0 && waitpid(slot->pid, &status, WNOHANG) == slot->pid)
+            on_death(slot, status);
+    }
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------- */
+
+struct supervisor *supervisor_new(const struct supervisor_opts *opts)
+{
+    struct supervisor *supervisor = xalloc(sizeof(*supervisor));
+    supervisor->magic = SUPERVISOR_MAGIC;
+    supervisor->opts = *opts;
+    supervisor->slots = xalloc(opts->n_workers * sizeof(struct slot));
+    for (unsigned i = 0; i < opts->n_workers; i++)
+        supervisor->slots[i] = (struct slot){.supervisor = supervisor, .id = i, .control = -1};
+    return supervisor;
+}
+
+void supervisor_free(struct supervisor *supervisor)
+{
+    CHECK_OBJ(supervisor, SUPERVISOR_MAGIC);
+    timer_stop(supervisor->opts.loop, &supervisor->kill);
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++) {
+        CHECK(supervisor->slots[i].pid == 0);
+        timer_stop(supervisor->opts.loop, &supervisor->slots[i].restart);
+        close_control(&supervisor->slots[i]);
+    }
+    free(supervisor->slots);
+    supervisor->magic = 0;
+    free(supervisor);
+}
+
+void supervisor_start(struct supervisor *supervisor)
+{
+    for (unsigned i = 0; i < supervisor->opts.n_workers && !supervisor->is_stopping; i++)
+        start_slot(&supervisor->slots[i]);
+}
+
+static void on_kill(struct timer *timer)
+{
+    struct supervisor *supervisor = container_of(timer, struct supervisor, kill);
+    log_warn("workers did not stop in time: killing them");
+    supervisor_kill(supervisor);
+}
+
+static void stop_slot(struct slot *slot, uint32_t lame_duck_ms)
+{
+    switch (slot->state) {
+    case SLOT_READY:
+        if (slot->control < 0 || control_send(slot->control, CONTROL_DRAIN, lame_duck_ms, NULL, -1) != OK)
+            kill(slot->pid, SIGTERM);
+        return;
+    case SLOT_STARTING: /* serves nobody: no need to be gentle */
+        kill(slot->pid, SIGTERM);
+        return;
+    case SLOT_DOWN:
+    case SLOT_FAILED:
+        timer_stop(slot->supervisor->opts.loop, &slot->restart);
+        slot->state = SLOT_GONE;
+        return;
+    case SLOT_GONE:
+        return;
+    }
+    WRONG("slot state");
+}
+
+void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms)
+{
+    if (supervisor->is_stopping)
+        return;
+    supervisor->is_stopping = true;
+    uint64_t kill_in_ms = (uint64_t)lame_duck_ms + supervisor->opts.drain_ms + KILL_AFTER_MS;
+    timer_arm(supervisor->opts.loop, &supervisor->kill, loop_now(supervisor->opts.loop) + kill_in_ms, on_kill);
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+        stop_slot(&supervisor->slots[i], lame_duck_ms);
+    check_down(supervisor);
+}
+
+void supervisor_kill(struct supervisor *supervisor)
+{
+    supervisor->is_killed = true;
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+        if (supervisor->slots[i].pid > 0)
+            kill(supervisor->slots[i].pid, SIGKILL);
+}

@@ -1,0 +1,293 @@
+/* A worker's life: descriptors and configuration in → host → HTTP server → "ready" → serve → drain → exit.
+ *
+ * It owns no decision about processes: the master says when to drain, and its death says so too. It opens no file of
+ * the application (code comes from the bundle, configuration from the snapshot), so a respawn at night runs what was
+ * started in the evening. Stop is a walk through `enum stage`, forward only; each stage has a bound. */
+#include "server/worker.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/shm.h"
+#include "http/server.h"
+#include "net/poll.h"
+#include "net/signal.h"
+#include "net/timer.h"
+#include "script/serve.h"
+#include "server/access_log.h"
+#include "server/config_json.h"
+#include "server/config_log.h"
+#include "server/control.h"
+#include "server/host.h"
+
+enum {
+    BEAT_MS = 500,
+    IDLE_GRACE_MS = 1000, /* how long idle keep-alive connections are still served when draining */
+    LISTENERS_MAX = 257,  /* its own and, at worst, all others' */
+    SETTLE_MS = 10,       /* between looks at what still runs after the last answer */
+};
+
+enum stage { SERVING, LAME_DUCK, DRAINING, SETTLING, STOPPED };
+
+struct worker {
+    enum stage stage;
+    struct config *config;
+    struct shm_map snapshot;
+    struct host host;
+    struct http_server *http;
+    struct access_log *access_log;
+    struct poll *control;
+    struct signal_watch *term;
+    struct timer beat, step, deadline; /* step: the end of the current stage; deadline: of the whole drain */
+    int adopted[LISTENERS_MAX];
+    size_t n_adopted;
+    char name[16];
+};
+
+/* ---- stop ---------------------------------------------------------------------------------------------------- */
+
+static void arm(struct worker *worker, struct timer *timer, uint64_t in_ms, void (*fn)(struct timer *timer))
+{
+    timer_arm(worker->host.loop, timer, loop_now(worker->host.loop) + in_ms, fn);
+}
+
+static void finish(struct worker *worker)
+{
+    worker->stage = STOPPED;
+    loop_stop(worker->host.loop);
+}
+
+static void on_settle(struct timer *timer)
+{
+    struct worker *worker = container_of(timer, struct worker, step);
+    if (vm_active(worker->host.vm) == 0)
+        finish(worker);
+    else
+        arm(worker, &worker->step, SETTLE_MS, on_settle);
+}
+
+/* The last answer is out: application code may still be saying goodbye. */
+static void on_drained(void *data)
+{
+    struct worker *worker = data;
+    if (worker->stage >= SETTLING)
+        return;
+    worker->stage = SETTLING;
+    vm_stop(worker->host.vm);
+    arm(worker, &worker->step, 0, on_settle);
+}
+
+static void on_deadline(struct timer *timer)
+{
+    struct worker *worker = container_of(timer, struct worker, deadline);
+    struct http_stats stats;
+    http_server_stats(worker->http, &stats);
+    log_warn("drain deadline passed: requests in flight are cut", LOG_I("in_flight", (int64_t)stats.in_flight),
+             LOG_I("coroutines", (int64_t)vm_active(worker->host.vm)));
+    finish(worker);
+}
+
+static void start_drain(struct worker *worker)
+{
+    worker->stage = DRAINING;
+    uint32_t drain_ms = (uint32_t)config_number(worker->config, CONFIG_DRAIN);
+    uint32_t grace_ms = config_is_development(worker->config) ? 0 : IDLE_GRACE_MS;
+    arm(worker, &worker->deadline, drain_ms, on_deadline);
+    http_server_drain(worker->http, grace_ms < drain_ms ? grace_ms : drain_ms, on_drained, worker);
+}
+
+static void on_lame_duck_end(struct timer *timer)
+{
+    start_drain(container_of(timer, struct worker, step));
+}
+
+static void start_stop(struct worker *worker, uint32_t lame_duck_ms)
+{
+    if (worker->stage != SERVING)
+        return;
+    worker->stage = LAME_DUCK;
+    worker->host.env.is_stopping = true;
+    arm(worker, &worker->step, lame_duck_ms, on_lame_duck_end);
+}
+
+/* ---- the master ---------------------------------------------------------------------------------------------- */
+
+static void adopt(struct worker *worker, int fd)
+{
+    if (fd < 0)
+        return;
+    if (worker->stage != SERVING || worker->n_adopted == LISTENERS_MAX) {
+        close(fd);
+        return;
+    }
+    worker->adopted[worker->n_adopted++] = fd;
+    http_server_listen(worker->http, fd);
+    log_warn("accepting for a sibling that is gone");
+}
+
+static void on_message(struct worker *worker, const struct control_message *message)
+{
+    switch (message->type) {
+    case CONTROL_DRAIN:
+        start_stop(worker, message->value);
+        return;
+    case CONTROL_ADOPT:
+        adopt(worker, message->fd);
+        return;
+    case CONTROL_READY:
+    case CONTROL_FAIL:
+    case CONTROL_BEAT:
+        return; /* ours to send */
+    }
+    WRONG("control message");
+}
+
+static void on_control(void *data, int events UNUSED)
+{
+    struct worker *worker = data;
+    struct control_message message;
+    enum status status;
+    while ((status = control_receive(WORKER_CONTROL, &message)) == OK)
+        on_message(worker, &message);
+    if (status != ERR)
+        return;
+    poll_set(worker->control, 0);
+    if (worker->stage == SERVING)
+        log_warn("the master is gone: draining");
+    start_stop(worker, 0);
+}
+
+static void on_beat(struct timer *timer)
+{
+    struct worker *worker = container_of(timer, struct worker, beat);
+    struct http_stats stats;
+    http_server_stats(worker->http, &stats);
+    control_send(WORKER_CONTROL, CONTROL_BEAT, (uint32_t)stats.in_flight, NULL, -1);
+    arm(worker, &worker->beat, BEAT_MS, on_beat);
+}
+
+static void on_term(void *data, int signum UNUSED)
+{
+    start_stop(data, 0);
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------------ */
+
+static void on_request(void *data, struct http_request *req)
+{
+    struct worker *worker = data;
+    serve_request(worker->host.vm, req);
+}
+
+static void on_answered(void *data, const struct http_request *req, int status, size_t bytes, uint64_t us)
+{
+    struct worker *worker = data;
+    access_log_write(worker->access_log, req, status, bytes, us);
+}
+
+static void open_http(struct worker *worker)
+{
+    const struct config *config = worker->config;
+    struct http_server_opts opts = {
+        .loop = worker->host.loop,
+        .limits = {.max_line = (size_t)config_number(config, CONFIG_HTTP_MAX_LINE),
+                   .max_header_bytes = (size_t)config_number(config, CONFIG_HTTP_MAX_HEADER_BYTES),
+                   .max_headers = (size_t)config_number(config, CONFIG_HTTP_MAX_HEADERS),
+                   .max_body = (size_t)config_number(config, CONFIG_HTTP_MAX_BODY),
+                   .header_timeout_ms = (uint32_t)config_number(config, CONFIG_HTTP_HEADER_TIMEOUT),
+                   .body_timeout_ms = (uint32_t)config_number(config, CONFIG_HTTP_BODY_TIMEOUT),
+                   .idle_timeout_ms = (uint32_t)config_number(config, CONFIG_HTTP_IDLE_TIMEOUT),
+                   .write_timeout_ms = (uint32_t)config_number(config, CONFIG_HTTP_WRITE_TIMEOUT),
+                   .deadline_ms = (uint32_t)config_number(config, CONFIG_HTTP_DEADLINE),
+                   .max_connections = (size_t)config_number(config, CONFIG_HTTP_MAX_CONNECTIONS)},
+        .router = vm_router(worker->host.vm),
+        .handler = on_request,
+        .data = worker};
+    if (config_number(config, CONFIG_LOG_ACCESS)) {
+        bool is_json = strcmp(config_text(config, CONFIG_LOG_FORMAT), "json") == 0;
+        worker->access_log = access_log_new(&(struct access_log_opts){
+            .loop = worker->host.loop, .fd = STDERR_FILENO, .is_json = is_json, .is_colour = isatty(STDERR_FILENO)});
+        opts.log = on_answered;
+    }
+    worker->http = http_server_new(&opts);
+    http_server_listen(worker->http, WORKER_LISTENER);
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------- */
+
+static enum status open_worker(struct worker *worker, int id, unsigned n_workers, struct err *err)
+{
+    if (shm_open_sealed(WORKER_CONFIG, &worker->snapshot, err) != OK)
+        return ERR;
+    worker->config = config_read_json(worker->snapshot.bytes, err);
+    if (!worker->config)
+        return ERR;
+    snprintf(worker->name, sizeof(worker->name), "worker %d", id);
+    config_log_open(worker->config, worker->name);
+    struct host_opts opts = {.config = worker->config,
+                             .config_json = worker->snapshot.bytes,
+                             .bundle_fd = WORKER_BUNDLE,
+                             .worker_id = id,
+                             .n_workers = n_workers,
+                             .has_services = true};
+    if (host_open(&worker->host, &opts, err) != OK)
+        return ERR;
+    close(WORKER_CONFIG);
+    close(WORKER_BUNDLE);
+    worker->term = signal_watch_new(worker->host.loop, SIGTERM, on_term, worker);
+    worker->control = poll_new(worker->host.loop, WORKER_CONTROL, on_control, worker);
+    poll_set(worker->control, POLL_READ);
+    open_http(worker);
+    return OK;
+}
+
+static void close_worker(struct worker *worker)
+{
+    if (worker->host.loop) {
+        struct timer *const timers[] = {&worker->beat, &worker->step, &worker->deadline};
+        for (size_t i = 0; i < ARRAY_LEN(timers); i++)
+            timer_stop(worker->host.loop, timers[i]);
+        http_server_free(worker->http);
+        vm_free(worker->host.vm); /* ends what was cut: those requests are logged too */
+        worker->host.vm = NULL;
+        access_log_free(worker->access_log);
+        signal_watch_free(worker->term);
+        poll_free(worker->control);
+        host_close(&worker->host);
+    }
+    for (size_t i = 0; i < worker->n_adopted; i++)
+        close(worker->adopted[i]);
+    config_free(worker->config);
+    shm_close(&worker->snapshot);
+}
+
+int worker_main(int argc, char **argv)
+{
+    static struct worker worker; /* one per process; large */
+    struct err err = {0};
+    uint64_t started_ms = clock_ms();
+    int64_t id, n_workers;
+    if (argc < 4 || !slice_to_int(slice_str(argv[2]), 0, 255, &id) ||
+        !slice_to_int(slice_str(argv[3]), 1, 256, &n_workers))
+        return 2;
+    for (int fd = SPAWN_FIRST_FD; fd < WORKER_FD_END; fd++)
+        if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
+            return 2; /* not started by a master */
+    signal(SIGPIPE, SIG_IGN);
+    if (open_worker(&worker, (int)id, (unsigned)n_workers, &err) != OK) {
+        control_send(WORKER_CONTROL, CONTROL_FAIL, 0, err.message, -1);
+        close_worker(&worker);
+        return 1;
+    }
+    control_send(WORKER_CONTROL, CONTROL_READY, (uint32_t)(clock_ms() - started_ms), NULL, -1);
+    on_beat(&worker.beat);
+    vm_start(worker.host.vm);
+    loop_run(worker.host.loop);
+    close_worker(&worker);
+    return 0;
+}

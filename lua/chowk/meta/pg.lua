@@ -1,0 +1,146 @@
+---@meta chowk.pg
+-- luacheck: ignore 212 241 (signatures only)
+
+---PostgreSQL over a few shared, pipelined connections per worker; a transaction has one of its own. Everything but
+---`array` and `jsonb` waits without blocking, and raises `pg_error` (with `sqlstate`), `unavailable`, `queue_full`,
+---`deadline`, `outcome_unknown`, `commit_unknown` or `refused`.
+---@class chowk.pg
+---@field null lightuserdata SQL NULL where a nil cannot stand
+local pg = {}
+
+---@class chowk.pg.param
+---@alias chowk.pg.value nil|boolean|number|string|lightuserdata|chowk.raw|chowk.pg.param
+---@alias chowk.pg.row table<string, any> NULL columns read as nil, and are written to JSON as null
+---@alias chowk.pg.statement any[] `{sql, value…}`, with pg.null instead of nil
+
+---All rows; none is written as `[]`.
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.pg.row[]
+function pg.query(sql, ...) end
+
+---The first row, or nil.
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.pg.row?
+function pg.one(sql, ...) end
+
+---The first column of the first row, or nil.
+---@param sql string
+---@param ... chowk.pg.value
+---@return any
+function pg.value(sql, ...) end
+
+---How many rows were affected.
+---@param sql string
+---@param ... chowk.pg.value
+---@return integer
+function pg.exec(sql, ...) end
+
+---All rows as raw JSON, made without Lua tables.
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.raw
+function pg.json(sql, ...) end
+
+---The first row as raw JSON, or nil.
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.raw?
+function pg.json_one(sql, ...) end
+
+---Independent statements in flight together; each commits alone.
+---@param list chowk.pg.statement[]
+---@return chowk.pg.row[][]
+function pg.all(list) end
+
+---A list as an array parameter: `WHERE id = ANY($1)`. Items are JSON if `item_type` is "json" or "jsonb".
+---@param list any[]
+---@param item_type? string
+---@return chowk.pg.param
+function pg.array(list, item_type) end
+
+---A value as a json or jsonb parameter.
+---@param value any
+---@return chowk.pg.param
+function pg.jsonb(value) end
+
+---@class chowk.pg.tx_options
+---@field isolation? "read committed"|"repeatable read"|"serializable"
+---@field read_only? boolean
+---@field retries? integer runs after a conflict (40001, 40P01); 3
+---@field lock_timeout? string|number duration
+
+---Runs fn(tx) in a transaction: returning commits, raising rolls back, a conflict runs it again.
+---@param fn fun(tx: chowk.pg.tx): ...
+---@param options? chowk.pg.tx_options
+---@return ... # fn's results
+function pg.tx(fn, options) end
+
+---@class chowk.pg.tx
+local tx = {}
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.pg.row[]
+function tx:query(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.pg.row?
+function tx:one(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return any
+function tx:value(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return integer
+function tx:exec(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.raw
+function tx:json(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.raw?
+function tx:json_one(sql, ...) end
+
+---Statements in one round trip.
+---@param list chowk.pg.statement[]
+---@return chowk.pg.row[][]
+function tx:all(list) end
+
+---The last statements together with COMMIT, in one round trip: `return tx:commit{ … }`. Ends the transaction.
+---@param list chowk.pg.statement[]
+---@return chowk.pg.row[][]
+function tx:commit(list) end
+
+---@class chowk.pg.lock_options
+---@field mode? "update"|"no key update"|"share"|"key share"
+---@field wait? string|number "nowait", "skip", or a duration
+---@field key? string the column; "id"
+
+---Locks rows in key order and returns them: one key gives the row or nil, a list gives a table from key to row.
+---@param name string table
+---@param ids any
+---@param options? chowk.pg.lock_options
+---@return chowk.pg.row|table<any, chowk.pg.row>|nil
+function tx:lock(name, ids, options) end
+
+---An advisory lock until the transaction ends. False only with `wait = "nowait"`, when another holds it.
+---@param key string|integer
+---@param options? { wait: "nowait" }
+---@return boolean
+function tx:advisory(key, options) end
+
+---`try` inside a transaction: what fails in fn(tx) is undone, and the transaction goes on.
+---@param fn fun(tx: chowk.pg.tx): ...
+---@return ... # fn's results, or nil, err
+function tx:savepoint(fn) end
+
+return pg

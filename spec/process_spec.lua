@@ -1,0 +1,275 @@
+-- Master and workers: start, respawn, drain, what happens when either is killed, and who may bind.
+local server = require "spec.support.server"
+local socket = require "socket"
+
+local CHOWK = os.getenv "CHOWK"
+local APP = [[
+local app, task = require "chowk.app", require "chowk.task"
+local routes = app.routes()
+routes:get("/", function() return { hello = "world" } end)
+routes:get("/slow", function() task.sleep(1); return { slow = true } end)
+return routes
+]]
+
+local CONF = "return { workers = 2, stop = { lame_duck = 0 } }"
+
+describe("processes", function()
+  local dirs, pids
+
+  local function new_dir(app, conf)
+    local dir = server.sh("mktemp -d /tmp/chowk-process.XXXXXX"):match("%S+")
+    dirs[#dirs + 1] = dir
+    server.sh("mkdir " .. dir .. "/conf")
+    for name, text in pairs { ["app.lua"] = app or APP, ["conf/chowk.lua"] = conf or CONF } do
+      local f = assert(io.open(dir .. "/" .. name, "w"))
+      f:write(text)
+      f:close()
+    end
+    return dir
+  end
+
+  local function read(path)
+    local f = io.open(path)
+    local text = f and f:read("*a") or ""
+    if f then f:close() end
+    return text
+  end
+
+  local function is_alive(pid)
+    local status = read("/proc/" .. pid .. "/status")
+    return status ~= "" and not status:find("\nState:%s+Z")
+  end
+
+  -- Starts chowk; its exit code is written to <dir>/exit when it ends.
+  local function start(dir, port, command)
+    local out = server.sh(([[
+      cd %s && rm -f pid exit
+      unset DATABASE_URL REDIS_URL
+      (PORT=%s sh -c 'echo $$ >pid; exec %s %s' >log 2>&1; echo $? >exit) >/dev/null 2>&1 &
+      while ! [ -s pid ]; do sleep 0.01; done; cat pid]]):format(dir, tostring(port), CHOWK, command or "serve"))
+    local pid = tonumber(out:match("%d+"))
+    pids[#pids + 1] = pid
+    return { pid = pid, dir = dir, port = port, log = function() return read(dir .. "/log") end }
+  end
+
+  local function get(port, path, timeout)
+    local sock = socket.tcp()
+    sock:settimeout(timeout or 10)
+    if not sock:connect("127.0.0.1", port) then return nil end
+    sock:send("GET " .. path .. " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    local answer, _, partial = sock:receive("*a")
+    sock:close()
+    return (answer or partial or ""):match("^HTTP/1.1 (%d+)")
+  end
+
+  local function serving(dir, command)
+    local s = start(dir, server.free_port(), command)
+    server.eventually("first answer", function() return get(s.port, "/") == "200" or not is_alive(s.pid) end)
+    assert.truthy(is_alive(s.pid), s.log())
+    return s
+  end
+
+  local function workers(s)
+    local list = {}
+    for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do list[#list + 1] = tonumber(pid) end
+    return list
+  end
+
+  local function exit_code(s)
+    server.eventually("exit", function() return read(s.dir .. "/exit"):find("\n") end)
+    return tonumber(read(s.dir .. "/exit"))
+  end
+
+  before_each(function() dirs, pids = {}, {} end)
+  after_each(function()
+    for _, pid in ipairs(pids) do
+      if is_alive(pid) then server.sh("kill -KILL " .. pid) end
+    end
+    local reports = ""
+    for _, dir in ipairs(dirs) do
+      local log = read(dir .. "/log")
+      if log:find("Sanitizer", 1, true) or log:find("runtime error:", 1, true) then reports = reports .. log end
+      server.sh("rm -rf " .. dir)
+    end
+    assert.equal("", reports)
+  end)
+
+  it("starts one worker per configured core and ends with 0 on TERM", function()
+    local s = serving(new_dir())
+    assert.equal(2, #workers(s))
+    server.sh("kill -TERM " .. s.pid)
+    assert.equal(0, exit_code(s))
+    assert.equal("", read(s.dir .. "/var/run/chowk.pid"))
+    assert.is_nil(get(s.port, "/"))
+  end)
+
+  it("gives a worker only its own descriptors", function()
+    local s = serving(new_dir())
+    for _, pid in ipairs(workers(s)) do
+      local listening = 0
+      for inode in server.sh("ls -l /proc/" .. pid .. "/fd"):gmatch("socket:%[(%d+)%]") do
+        local _, found = read("/proc/net/tcp"):gsub((":%04X [^\n]- 0A [^\n]- "):format(s.port) .. inode .. " ", "")
+        listening = listening + found
+      end
+      assert.equal(1, listening)
+    end
+  end)
+
+  it("answers what is in flight before it stops", function()
+    local s = serving(new_dir())
+    local sock = socket.connect("127.0.0.1", s.port)
+    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    socket.sleep(0.2)
+    server.sh("kill -TERM " .. s.pid)
+    sock:settimeout(10)
+    local answer = sock:receive("*l")
+    assert.equal("HTTP/1.1 200 OK", answer)
+    assert.equal(0, exit_code(s))
+  end)
+
+  it("takes a second TERM as now", function()
+    local s = serving(new_dir((APP:gsub("sleep%(1%)", "sleep(60)"))))
+    local sock = socket.connect("127.0.0.1", s.port)
+    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    socket.sleep(0.2)
+    server.sh("kill -TERM " .. s.pid)
+    socket.sleep(0.3)
+    assert.truthy(is_alive(s.pid))
+    server.sh("kill -TERM " .. s.pid)
+    assert.equal(0, exit_code(s))
+  end)
+
+  it("cuts what is in flight at the drain deadline", function()
+    local s = serving(new_dir((APP:gsub("sleep%(1%)", "sleep(60)")),
+      "return { workers = 1, drain = '300ms', stop = { lame_duck = 0 } }"))
+    local sock = socket.connect("127.0.0.1", s.port)
+    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    socket.sleep(0.2)
+    server.sh("kill -TERM " .. s.pid)
+    assert.equal(0, exit_code(s))
+    assert.truthy(s.log():find("drain deadline passed", 1, true), s.log())
+  end)
+
+  it("goes on accepting as a lame duck", function()
+    local s = serving(new_dir(nil, "return { workers = 1, stop = { lame_duck = '1s' } }"))
+    server.sh("kill -TERM " .. s.pid)
+    socket.sleep(0.3)
+    assert.equal("200", get(s.port, "/"))
+    assert.equal(0, exit_code(s))
+  end)
+
+  it("replaces a worker that was killed", function()
+    local s = serving(new_dir())
+    local before = workers(s)
+    server.sh("kill -KILL " .. before[1])
+    server.eventually("a new worker", function()
+      local now = workers(s)
+      return #now == 2 and now[1] ~= before[1] and now[2] ~= before[1]
+    end)
+    for _ = 1, 20 do assert.equal("200", get(s.port, "/")) end
+    assert.truthy(s.log():find("worker died", 1, true))
+    assert.truthy(s.log():find("signal 9", 1, true))
+  end)
+
+  it("serves on through a crash loop, listener of the lost worker included", function()
+    local s = serving(new_dir())
+    local function worker_0() return tonumber(server.sh("pgrep -P " .. s.pid .. " -f -- '--worker 0'"):match("%d+")) end
+    local last
+    server.eventually("the crash loop's end", function()
+      local pid = worker_0()
+      if pid and pid ~= last then
+        last = pid
+        server.sh("kill -KILL " .. pid)
+      end
+      return s.log():find("crash loop", 1, true)
+    end, 60)
+    for _ = 1, 40 do assert.equal("200", get(s.port, "/", 3)) end
+    assert.is_nil(worker_0())
+    server.sh("kill -TERM " .. s.pid)
+    assert.equal(0, exit_code(s))
+  end)
+
+  it("drains and ends its workers when the master is killed", function()
+    local s = serving(new_dir())
+    local left = workers(s)
+    local sock = socket.connect("127.0.0.1", s.port)
+    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    socket.sleep(0.2)
+    server.sh("kill -KILL " .. s.pid)
+    sock:settimeout(10)
+    assert.equal("HTTP/1.1 200 OK", (sock:receive("*l")))
+    server.eventually("the workers' end", function() return not is_alive(left[1]) and not is_alive(left[2]) end)
+  end)
+
+  it("refuses a second server on the same port, naming the first", function()
+    local s = serving(new_dir())
+    local second = start(new_dir(), s.port)
+    assert.equal(1, exit_code(second))
+    assert.equal(("listen: 127.0.0.1:%d is served already by pid %d (chowk)\n"):format(s.port, s.pid), second.log())
+    assert.equal("200", get(s.port, "/"))
+  end)
+
+  it("refuses a second server of the same application", function()
+    local s = serving(new_dir())
+    local out, code = server.sh(("cd %s && PORT=%d %s serve"):format(s.dir, server.free_port(), CHOWK))
+    assert.equal(1, code)
+    assert.equal(("chowk already runs for this application: pid %d on 127.0.0.1:%d\n"):format(s.pid, s.port), out)
+  end)
+
+  it("ends with 1 and the place when the application does not load", function()
+    for app, message in pairs {
+      ["local app = require 'chowk.app'\nerror('broken')"] = "app.lua:2: broken\n",
+      ["return {\n  1 2 }"] = "app.lua:2: ",
+    } do
+      local s = start(new_dir(app), server.free_port())
+      assert.equal(1, exit_code(s))
+      assert.equal(message, s.log():sub(1, #message))
+      assert.equal(1, select(2, s.log():gsub("\n", "")), s.log())
+      assert.is_nil(get(s.port, "/"))
+    end
+  end)
+
+  it("can be stopped while it starts", function()
+    local s = start(new_dir("local t = os.clock() while os.clock() - t < 3 do end\n" .. APP), server.free_port())
+    server.eventually("a worker", function() return #workers(s) == 2 end)
+    server.sh("kill -TERM " .. s.pid)
+    assert.equal(0, exit_code(s))
+    assert.falsy(s.log():find("worker died", 1, true))
+  end)
+
+  it("serves on a Unix socket and removes it", function()
+    local dir = new_dir(nil, "return { workers = 2, listen = 'unix:sock', stop = { lame_duck = 0 } }")
+    local s = start(dir, "", "serve") -- an empty PORT is no PORT
+    local out = server.sh("cd " .. dir .. " && for i in $(seq 200); do [ -S sock ] && break; sleep 0.05; done; "
+      .. "curl -sf --unix-socket sock http://x/")
+    server.sh("kill -TERM " .. s.pid)
+    assert.truthy(out:find('{"hello":"world"}', 1, true), out .. s.log())
+    assert.equal(0, exit_code(s))
+    assert.is_nil(io.open(dir .. "/sock"))
+  end)
+
+  it("starts an application without a database at once, in development", function()
+    local s = serving(new_dir(), "dev")
+    server.eventually("the banner", function() return s.log():find("http://127.0.0.1:" .. s.port, 1, true) end)
+    server.eventually("the request's line", function() return s.log():find("200 GET    /", 1, true) end)
+    assert.falsy(io.open(s.dir .. "/var/pg"))
+    server.sh("kill -INT " .. s.pid)
+    assert.equal(0, exit_code(s))
+  end)
+
+  it("writes an access log of JSON lines in production, or none", function()
+    local s = serving(new_dir())
+    get(s.port, "/nowhere")
+    local line
+    server.eventually("the line", function()
+      line = s.log():match('[^\n]*"status":404[^\n]*')
+      return line
+    end)
+    local object = require("dkjson").decode(line)
+    assert.equal("GET", object.method)
+    assert.equal("127.0.0.1", object.ip)
+    assert.truthy(object.id and object.ms >= 0 and object.bytes > 0)
+    local quiet = serving(new_dir(nil, "return { workers = 1, log = { access = false } }"))
+    assert.falsy(quiet.log():find('"status"', 1, true))
+  end)
+end)
