@@ -7,6 +7,7 @@ local APP = [[
 local app, task = require "chowk.app", require "chowk.task"
 local routes = app.routes()
 routes:get("/", function() return { hello = "world" } end)
+routes:get("/stopping", function() return app.is_stopping() and 503 or 200, {} end)
 routes:get("/slow", function() task.sleep(1); return { slow = true } end)
 return routes
 ]]
@@ -150,10 +151,11 @@ describe("processes", function()
     assert.truthy(s.log():find("drain deadline passed", 1, true), s.log())
   end)
 
-  it("goes on accepting as a lame duck", function()
-    local s = serving(new_dir(nil, "return { workers = 1, stop = { lame_duck = '1s' } }"))
+  it("goes on accepting as a lame duck, unready", function()
+    local s = serving(new_dir(nil, "return { workers = 1, stop = { lame_duck = '2s' } }"))
+    assert.equal("200", get(s.port, "/stopping"))
     server.sh("kill -TERM " .. s.pid)
-    socket.sleep(0.3)
+    server.eventually("unreadiness", function() return get(s.port, "/stopping") == "503" end)
     assert.equal("200", get(s.port, "/"))
     assert.equal(0, exit_code(s))
   end)

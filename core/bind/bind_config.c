@@ -23,9 +23,17 @@ static int is_development(lua_State *L)
     return 1;
 }
 
+/* is_stopping() → boolean: a stop has begun (lame duck or drain) */
+static int is_stopping(lua_State *L)
+{
+    lua_pushboolean(L, vm_env(vm_of(L))->is_stopping);
+    return 1;
+}
+
 int bind_config_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"read", read_config}, {"is_development", is_development}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"read", read_config}, {"is_development", is_development}, {"is_stopping", is_stopping}, {NULL, NULL}};
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
     return 1;

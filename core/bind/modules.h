@@ -19,3 +19,4 @@ int bind_razorpay_open(lua_State *L);
 int bind_task_open(lua_State *L);
 int bind_pg_open(lua_State *L);
 int bind_redis_open(lua_State *L);
+int bind_seq_open(lua_State *L);

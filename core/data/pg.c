@@ -130,9 +130,10 @@ struct pg_op *pg_query(struct pg *pg, const struct pg_call *call)
     op->deadline_ms = call->deadline_ms ? call->deadline_ms : loop_now(pg->loop) + PG_DEFAULT_DEADLINE_MS;
     op->done = call->done;
     op->data = call->data;
+    op->is_core = call->is_core;
     pg->n_queries++;
     if (is_allowed(op)) {
-        op->lane = (uint8_t)pg_pool_lane_of(pg, op->cmds[0].stmt);
+        op->lane = (uint8_t)(op->is_core ? PG_LANE_WRITE : pg_pool_lane_of(pg, op->cmds[0].stmt));
         pg_pool_push(pg, op);
     } else {
         pg_op_finish(op);

@@ -41,6 +41,9 @@ struct pg_call {
     uint64_t deadline_ms;                                                            /* loop_now based */
     void (*done)(void *data, const struct pg_result *result, const struct err *err); /* one is NULL; both borrowed */
     void *data;
+    /* pg_query only. The core's own need, such as a sequence lease that transactions wait for: never queued behind
+     * them, not counted against max_waiters; a statement or lock timeout of the shared connection is its error (T5). */
+    bool is_core;
 };
 
 /* Autocommit. Refuses (ERR_REFUSED through done) what may not run on a shared connection. */

@@ -4,7 +4,8 @@
  * depth. EXCLUSIVE connections belong to one transaction or one autocommit call at a time, idle ones are taken
  * last in first out. Every lane grows on demand up to its bound; shared lanes keep one connection always.
  *
- * Under transaction pooling only the exclusive lane exists: nothing may be shared there (T5).
+ * Under transaction pooling nothing may be shared (T5): every call takes an exclusive connection, but for the core's
+ * own calls, which transactions may be waiting for: they have one write connection, one call at a time.
  *
  * Attempts to connect are spaced by one back-off for the whole pool. When an attempt has failed and nothing is
  * open, calls fail at once instead of waiting for their deadline. */
@@ -31,10 +32,11 @@ void pg_pool_create(struct pg *pg, const struct pg_opts *opts)
         [PG_LANE_WRITE] = opts->write_connections ? opts->write_connections : DEFAULT_WRITE,
         [PG_LANE_EXCLUSIVE] = opts->tx_connections ? opts->tx_connections : DEFAULT_EXCLUSIVE,
     };
-    static const unsigned depths[PG_N_LANES] = {PG_READ_DEPTH, PG_WRITE_DEPTH, 1};
+    unsigned depths[PG_N_LANES] = {PG_READ_DEPTH, PG_WRITE_DEPTH, 1};
     if (opts->transaction_pooling) {
-        n[PG_LANE_EXCLUSIVE] += n[PG_LANE_READ] + n[PG_LANE_WRITE];
-        n[PG_LANE_READ] = n[PG_LANE_WRITE] = 0;
+        n[PG_LANE_EXCLUSIVE] += n[PG_LANE_READ] + n[PG_LANE_WRITE] - 1;
+        n[PG_LANE_READ] = 0;
+        n[PG_LANE_WRITE] = depths[PG_LANE_WRITE] = 1;
     }
     list_init(&pg->idle);
     pg->n_sessions = n[PG_LANE_READ] + n[PG_LANE_WRITE] + n[PG_LANE_EXCLUSIVE];
@@ -113,7 +115,7 @@ void pg_pool_push(struct pg *pg, struct pg_op *op)
     if (pg->is_down) {
         pg_op_fail_as(op, &pg->last_err);
         pg_op_finish(op);
-    } else if (pg->n_waiting >= pg->max_waiters) {
+    } else if (pg->n_waiting >= pg->max_waiters && !op->is_core) {
         pg_op_fail(op, ERR_QUEUE_FULL, "%u calls are waiting for a PostgreSQL connection (pg.max_waiters)",
                    pg->n_waiting);
         pg_op_finish(op);

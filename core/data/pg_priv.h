@@ -85,6 +85,7 @@ struct pg_op {
     bool is_forgotten; /* the caller is gone; the result is dropped */
     bool is_alone;     /* a read that may not share its Sync */
     bool is_internal;  /* ours: not counted, not bounded */
+    bool is_core;      /* pg_call.is_core: on a shared write connection, whatever the text is */
     bool is_group_end; /* SENT: last of its Sync group */
     bool is_aborted;   /* skipped: an earlier command of its group failed */
     bool is_commit;    /* COMMIT rides in its group */
@@ -110,7 +111,7 @@ void pg_op_expire(struct pg_op *op, uint64_t now_ms);
 void pg_op_reset(struct pg_op *op); /* for another run: forgets results and error */
 static inline bool pg_op_is_read(const struct pg_op *op)
 {
-    return op->n_cmds == 1 && op->cmds[0].stmt->text.class == PG_CLASS_READ;
+    return op->n_cmds == 1 && !op->is_core && op->cmds[0].stmt->text.class == PG_CLASS_READ;
 }
 
 /* ---- connections --------------------------------------------------------------------------------------- */
@@ -268,12 +269,16 @@ struct pg_tx {
     struct list queue;        /* further ones, until there is a connection */
     struct pg_tx_opts opts;
     bool is_begun, is_failed, is_lost;
-    bool is_ended;  /* its last op owns it */
-    struct err err; /* the first failure */
+    bool is_answered;  /* a result of it was handed out: it cannot begin anew unseen */
+    bool is_restarted; /* began anew once, after its idle connection turned out to be dead */
+    bool is_ended;     /* its last op owns it */
+    struct err err;    /* the first failure */
 };
 
 void pg_tx_on_acquired(struct pg_tx *tx, struct pg_session *conn);
 void pg_tx_on_lost(struct pg_tx *tx, const struct err *err); /* its connection is gone */
+/* The same, when nothing of it was answered yet and no COMMIT sent: it begins anew elsewhere. False if it may not. */
+bool pg_tx_restart(struct pg_tx *tx);
 void pg_tx_on_failed(struct pg_tx *tx, const struct err *err);
 void pg_tx_on_dropped(struct pg_op *op); /* an op of it was taken back before it was sent */
 void pg_tx_end(struct pg_tx *tx);        /* gives the connection back, frees */

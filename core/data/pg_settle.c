@@ -6,8 +6,9 @@
  *   read-only violation on a read       → remembered as a write, runs again there
  *   timeout of a shared connection      → remembered as slow, runs again on an exclusive one (T5)
  *   stale or missing prepared statement → prepared anew, runs again
- *   connection lost                     → reads run again once; writes that were sent: outcome_unknown;
- *                                         a commit that was sent: commit_unknown; unsent calls wait again
+ *   connection lost                     → reads run again once, and so does the begin of a transaction; writes
+ *                                         that were sent: outcome_unknown; a commit that was sent:
+ *                                         commit_unknown; unsent calls wait again
  * A statement that failed was rolled back with its own Sync group, which is why it is safe to run it again. */
 #include <stdlib.h>
 
@@ -52,7 +53,7 @@ static bool is_state(const struct pg_op *op, const char *sqlstate)
 static bool is_healed_by_rerun(struct pg_op *op)
 {
     struct pg_stmt *stmt = op->cmds[0].stmt;
-    bool is_shared = op->lane != PG_LANE_EXCLUSIVE;
+    bool is_shared = op->lane != PG_LANE_EXCLUSIVE && !op->is_core;
     if (op->is_stale) {
         pg_stmt_renew(&op->pg->stmts, stmt, op->err_stmt_id);
         return true;
@@ -76,7 +77,8 @@ static void run_again(struct pg_op *op)
 {
     pg_op_reset(op);
     op->is_alone = true;
-    op->lane = (uint8_t)pg_pool_lane_of(op->pg, op->cmds[0].stmt);
+    if (!op->is_core)
+        op->lane = (uint8_t)pg_pool_lane_of(op->pg, op->cmds[0].stmt);
     pg_pool_push_front(op->pg, op);
 }
 
@@ -112,6 +114,7 @@ static void settle_tx(struct pg_op *op)
         pg_op_deliver(op);
         return;
     }
+    tx->is_answered = true;
     if (op->err)
         pg_tx_on_failed(tx, op->err);
     else if (op->is_savepoint_undo && !tx->is_lost)
@@ -212,7 +215,7 @@ static void lose_all(struct list *ops, const struct err *err)
 
 void pg_settle_lost(struct pg_session *conn, const struct err *err)
 {
-    if (conn->tx)
+    if (conn->tx && !pg_tx_restart(conn->tx))
         pg_tx_on_lost(conn->tx, err);
     conn->tx = NULL;
     conn->n_ops = 0;

@@ -79,6 +79,48 @@ void pg_tx_on_dropped(struct pg_op *op)
         pg_tx_end(tx);
 }
 
+static bool may_restart(const struct pg_tx *tx, struct list *ops)
+{
+    list_each (node, ops) {
+        const struct pg_op *op = container_of(node, struct pg_op, node);
+        if (op->tx != tx || op->is_commit || op->is_forgotten || op->err || list_is_linked(&op->late))
+            return false;
+    }
+    return true;
+}
+
+/* Back to where they were before there was a connection. */
+static void take_back(struct pg_tx *tx, struct list *ops)
+{
+    while (!list_is_empty(ops)) {
+        struct pg_op *op = container_of(ops->next, struct pg_op, node);
+        list_remove(&op->node);
+        pg_op_reset(op);
+        op->conn = NULL;
+        op->state = PG_OP_QUEUED;
+        if (tx->waiting_op) {
+            list_push(&tx->queue, &op->node);
+        } else {
+            tx->waiting_op = op;
+            pg_pool_push_front(tx->pg, op);
+        }
+    }
+}
+
+bool pg_tx_restart(struct pg_tx *tx)
+{
+    struct pg_session *conn = tx->conn;
+    bool is_hopeless = tx->pg->is_destroying || tx->is_answered || tx->is_restarted || tx->is_failed || tx->is_ended;
+    if (is_hopeless || !may_restart(tx, &conn->inflight) || !may_restart(tx, &conn->out))
+        return false;
+    tx->is_restarted = true;
+    tx->is_begun = false;
+    tx->conn = NULL;
+    take_back(tx, &conn->inflight);
+    take_back(tx, &conn->out);
+    return true;
+}
+
 /* Ops that are left when it ends complete as cancelled; what runs is stopped. */
 static void detach_ops(struct pg_tx *tx)
 {

@@ -1,5 +1,5 @@
-/* Byte streams: the only recv and send of the server. A stream owns its descriptor, its poll handle and the
- * bytes the kernel did not take yet; the struct itself belongs to its owner until on_close.
+/* Byte streams: the only recv and send of the server. A stream owns its descriptor, its poll handle, its TLS
+ * session and the bytes the kernel did not take yet; the struct itself belongs to its owner until on_close.
  *
  * on_event is where the kernel speaks, do_* are the steps, and release() is the one way out: it closes the
  * descriptor at once and defers on_close, so it may be called at any depth, and whoever called an owner's
@@ -8,6 +8,9 @@
  * Watched are: writability while connecting or while bytes are kept; readability while the owner reads and no
  * FIN came; otherwise only errors (POLL_HANGUP), so that a reset is noticed although nobody reads. A hang-up
  * that is no error is looked at once: epoll would report it for ever.
+ *
+ * TLS is a session (tls.c) between the owner and the wire: `out` then holds encrypted records, and plaintext that
+ * must wait is with the session. A stream in clear pays one test of `tls` per read and per write.
  *
  * Never here: a second recv in one event (other streams wait), a copy of bytes that the kernel takes, a
  * callback from inside a call of the owner's. */
@@ -20,12 +23,14 @@
 #include <unistd.h>
 
 #include "net/loop_priv.h"
+#include "net/tls_priv.h"
 
-enum stream_state {
-    STREAM_CONNECTING = 1,
-    STREAM_OPEN,
-    STREAM_CLOSING, /* descriptor closed, on_close deferred */
-    STREAM_CLOSED,
+enum stream_state { /* in this order: up to STREAM_OPEN it is open */
+                    STREAM_CONNECTING = 1,
+                    STREAM_HANDSHAKE,
+                    STREAM_OPEN,
+                    STREAM_CLOSING, /* descriptor closed, on_close deferred */
+                    STREAM_CLOSED,
 };
 
 static void on_event(void *data, int events);
@@ -33,11 +38,18 @@ static void on_task(struct loop_task *task);
 
 /* ---- life and death ------------------------------------------------------------------------------------ */
 
+static size_t wire_pending(const struct stream *stream)
+{
+    return stream->out.len - stream->out_pos;
+}
+
 static void watch(struct stream *stream)
 {
     int events = stream_pending(stream) && !stream->corked ? POLL_WRITE : 0;
     if (stream->state == STREAM_CONNECTING)
         events = POLL_WRITE;
+    else if (stream->state == STREAM_HANDSHAKE)
+        events = POLL_READ | (wire_pending(stream) ? POLL_WRITE : 0);
     else if (stream->reading && !stream->eof)
         events |= POLL_READ;
     else if (!stream->hangup_seen)
@@ -56,30 +68,35 @@ static void release(struct stream *stream)
         poll_free(stream->poll);
     if (stream->fd >= 0)
         close(stream->fd);
+    tls_free(stream->tls);
     stream->poll = NULL;
     stream->fd = -1;
+    stream->tls = NULL;
     buf_free(&stream->out);
     stream->out_pos = 0;
     stream->state = STREAM_CLOSING;
     loop_defer(stream->loop, &stream->task, on_task);
 }
 
-/* Returns ERR, so that a failing write reads well. */
-static enum status fail(struct stream *stream, const char *doing, int errnum)
+/* Both return ERR, so that a failing write reads well. */
+static enum status fail_text(struct stream *stream, const char *doing, const char *why)
 {
     if (!stream->err)
         stream->err = xalloc(sizeof(*stream->err));
-    err_set(stream->err, ERR_UNAVAILABLE, "%s: %s", doing, strerror(errnum));
+    err_set(stream->err, ERR_UNAVAILABLE, "%s: %s", doing, why);
     release(stream);
     return ERR;
+}
+
+static enum status fail(struct stream *stream, const char *doing, int errnum)
+{
+    return fail_text(stream, doing, strerror(errnum));
 }
 
 /* Of a connecting stream, stream->err already says where to. */
 static void fail_connect(struct stream *stream, int errnum)
 {
-    char where[ADDR_TEXT_MAX + 16];
-    memcpy(where, stream->err->message, sizeof(where));
-    fail(stream, where, errnum);
+    (void)fail(stream, stream->err->message, errnum);
 }
 
 /* After this the stream is the owner's again: it may free or reopen it inside on_close. */
@@ -138,10 +155,13 @@ void stream_connect(struct stream *stream, struct loop *loop, const struct addr 
     watch(stream);
 }
 
+/* A close that drops bytes leaves a truncated TLS stream, and the peer is to see that: no close_notify then. */
 void stream_close(struct stream *stream)
 {
     if (!stream_is_open(stream))
         return;
+    if (stream->tls && !stream_pending(stream))
+        tls_close_notify(stream->tls);
     free(stream->err);
     stream->err = NULL;
     release(stream);
@@ -149,7 +169,7 @@ void stream_close(struct stream *stream)
 
 bool stream_is_open(const struct stream *stream)
 {
-    return stream->magic == STREAM_MAGIC && (stream->state == STREAM_CONNECTING || stream->state == STREAM_OPEN);
+    return stream->magic == STREAM_MAGIC && stream->state <= STREAM_OPEN;
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------- */
@@ -166,9 +186,22 @@ static ssize_t send_some(struct stream *stream, const char *ptr, size_t len)
     return -1;
 }
 
+static void keep(struct stream *stream, struct slice bytes)
+{
+    if (stream->out_pos > stream->out.len / 2) {
+        buf_consume(&stream->out, stream->out_pos);
+        stream->out_pos = 0;
+    }
+    buf_slice(&stream->out, bytes);
+}
+
 static void do_shutdown(struct stream *stream)
 {
-    if (!stream->shutdown_wanted || stream->is_shut || stream_pending(stream))
+    if (!stream->shutdown_wanted || stream->is_shut || stream->state != STREAM_OPEN || stream_pending(stream))
+        return;
+    if (stream->tls)
+        tls_close_notify(stream->tls);
+    if (wire_pending(stream)) /* close_notify found the socket full: FIN comes after it */
         return;
     stream->is_shut = true;
     (void)shutdown(stream->fd, SHUT_WR); /* ENOTCONN: the peer is gone, which reading tells */
@@ -178,8 +211,12 @@ static void do_shutdown(struct stream *stream)
  * after its callbacks: each change of what is watched costs two epoll_ctl. */
 static void do_flush(struct stream *stream)
 {
-    size_t len = stream_pending(stream);
-    ssize_t n = send_some(stream, stream->out.ptr + stream->out_pos, len);
+    if (stream->tls && stream->state == STREAM_OPEN && tls_encrypt_kept(stream->tls) != OK) {
+        (void)fail_text(stream, "write", tls_error(stream->tls));
+        return;
+    }
+    size_t len = wire_pending(stream);
+    ssize_t n = len ? send_some(stream, stream->out.ptr + stream->out_pos, len) : 0;
     if (n < 0)
         return;
     stream->out_pos += (size_t)n;
@@ -190,15 +227,25 @@ static void do_flush(struct stream *stream)
     }
 }
 
-static enum status keep(struct stream *stream, struct slice bytes)
+static enum status owe_drain(struct stream *stream)
 {
-    if (stream->out_pos > stream->out.len / 2) {
-        buf_consume(&stream->out, stream->out_pos);
-        stream->out_pos = 0;
-    }
-    buf_slice(&stream->out, bytes);
     stream->drain_owed = true;
     return AGAIN;
+}
+
+/* Plaintext waits with the session only while it cannot be encrypted yet, or is being collected. */
+static enum status write_tls(struct stream *stream, struct slice bytes)
+{
+    if (stream->state != STREAM_OPEN || stream->corked || tls_kept(stream->tls)) {
+        tls_keep(stream->tls, bytes);
+        return stream_pending(stream) ? owe_drain(stream) : OK;
+    }
+    if (tls_encrypt(stream->tls, bytes) != OK)
+        return fail_text(stream, "write", tls_error(stream->tls));
+    if (!wire_pending(stream))
+        return OK;
+    watch(stream);
+    return owe_drain(stream);
 }
 
 enum status stream_write(struct stream *stream, struct slice bytes)
@@ -207,8 +254,12 @@ enum status stream_write(struct stream *stream, struct slice bytes)
         return ERR;
     if (stream->shutdown_wanted)
         return fail(stream, "write after shutdown", EPIPE);
-    if (stream->state == STREAM_CONNECTING || stream->corked || stream_pending(stream))
-        return bytes.len || stream_pending(stream) ? keep(stream, bytes) : OK;
+    if (stream->tls)
+        return write_tls(stream, bytes);
+    if (stream->state != STREAM_OPEN || stream->corked || wire_pending(stream)) {
+        keep(stream, bytes);
+        return wire_pending(stream) ? owe_drain(stream) : OK;
+    }
     if (bytes.len == 0)
         return OK;
     ssize_t n = send_some(stream, bytes.ptr, bytes.len);
@@ -216,9 +267,9 @@ enum status stream_write(struct stream *stream, struct slice bytes)
         return ERR;
     if ((size_t)n == bytes.len)
         return OK;
-    (void)keep(stream, slice_of(bytes.ptr + n, bytes.len - (size_t)n));
+    keep(stream, slice_of(bytes.ptr + n, bytes.len - (size_t)n));
     watch(stream);
-    return AGAIN;
+    return owe_drain(stream);
 }
 
 void stream_cork(struct stream *stream, bool on)
@@ -238,7 +289,7 @@ void stream_cork(struct stream *stream, bool on)
 
 size_t stream_pending(const struct stream *stream)
 {
-    return stream->out.len - stream->out_pos;
+    return wire_pending(stream) + (stream->tls ? tls_kept(stream->tls) : 0);
 }
 
 void stream_shutdown(struct stream *stream)
@@ -246,11 +297,12 @@ void stream_shutdown(struct stream *stream)
     if (!stream_is_open(stream))
         return;
     stream->shutdown_wanted = true;
-    if (stream->state == STREAM_OPEN)
-        do_shutdown(stream);
+    do_shutdown(stream);
+    if (stream->tls)
+        watch(stream); /* close_notify may be kept */
 }
 
-/* ---- reading and events -------------------------------------------------------------------------------- */
+/* ---- reading ------------------------------------------------------------------------------------------- */
 
 void stream_read(struct stream *stream, bool on)
 {
@@ -262,20 +314,46 @@ void stream_read(struct stream *stream, bool on)
     watch(stream);
 }
 
+static void do_eof(struct stream *stream)
+{
+    stream->eof = true;
+    stream->events->on_eof(stream);
+    if (stream->state == STREAM_OPEN)
+        watch(stream);
+}
+
+/* What arrived sound is the owner's, also when an end or a failure came right behind it. */
+static void do_decrypt(struct stream *stream, char *buffer, size_t wire_len)
+{
+    struct slice plain;
+    enum status status = tls_decrypt(stream->tls, buffer, wire_len, &plain);
+    if (plain.len)
+        stream->events->on_data(stream, plain);
+    if (stream->state != STREAM_OPEN)
+        return;
+    if (status == OK)
+        do_eof(stream);
+    else if (status == ERR)
+        (void)fail_text(stream, "read: TLS", tls_error(stream->tls));
+    else
+        watch(stream); /* the session may have answered into a full socket */
+}
+
 static void do_read(struct stream *stream)
 {
     char *buffer = loop_read_buffer(stream->loop);
-    ssize_t n = recv(stream->fd, buffer, LOOP_READ_BUFFER, 0);
-    if (n > 0) {
+    size_t lead = stream->tls ? TLS_RECORD_MAX : 0;
+    ssize_t n = recv(stream->fd, buffer + lead, LOOP_READ_BUFFER - lead, 0);
+    if (n > 0 && !stream->tls)
         stream->events->on_data(stream, slice_of(buffer, (size_t)n));
-    } else if (n == 0) {
-        stream->eof = true;
-        stream->events->on_eof(stream);
-        if (stream->state == STREAM_OPEN)
-            watch(stream);
-    } else if (errno != EAGAIN && errno != EINTR) {
+    else if (n > 0)
+        do_decrypt(stream, buffer, (size_t)n);
+    else if (n == 0 && !stream->tls)
+        do_eof(stream);
+    else if (n == 0)
+        (void)fail_text(stream, "read: TLS", "closed without close_notify: the end may be cut off");
+    else if (errno != EAGAIN && errno != EINTR)
         fail(stream, "read", errno);
-    }
 }
 
 static int socket_error(int fd)
@@ -308,13 +386,10 @@ static void do_write(struct stream *stream)
         watch(stream);
 }
 
+/* ---- connecting ---------------------------------------------------------------------------------------- */
+
 static void finish_connect(struct stream *stream)
 {
-    int errnum = socket_error(stream->fd);
-    if (errnum) {
-        fail_connect(stream, errnum);
-        return;
-    }
     free(stream->err);
     stream->err = NULL;
     stream->state = STREAM_OPEN;
@@ -329,13 +404,76 @@ static void finish_connect(struct stream *stream)
     watch(stream);
 }
 
+static void do_handshake(struct stream *stream)
+{
+    enum status status = tls_handshake(stream->tls);
+    if (status == OK) {
+        finish_connect(stream);
+    } else if (status == AGAIN) {
+        watch(stream);
+    } else {
+        err_set(stream->err, ERR_UNAVAILABLE, "%s: TLS for %s", stream->err->message, tls_host(stream->tls));
+        (void)fail_text(stream, stream->err->message, tls_error(stream->tls));
+    }
+}
+
+static void on_event_before_open(struct stream *stream, int events)
+{
+    if (stream->state == STREAM_CONNECTING) {
+        int errnum = socket_error(stream->fd);
+        if (errnum) {
+            fail_connect(stream, errnum);
+            return;
+        }
+        if (!stream->tls) {
+            finish_connect(stream);
+            return;
+        }
+        stream->state = STREAM_HANDSHAKE;
+    } else if (events & POLL_WRITE) {
+        do_flush(stream);
+    }
+    if (stream->state == STREAM_HANDSHAKE)
+        do_handshake(stream);
+}
+
+static ssize_t on_wire_recv(void *data, char *ptr, size_t len)
+{
+    struct stream *stream;
+    CAST_OBJ(stream, data, STREAM_MAGIC);
+    return recv(stream->fd, ptr, len, 0);
+}
+
+static int on_wire_send(void *data, const char *ptr, size_t len)
+{
+    struct stream *stream;
+    CAST_OBJ(stream, data, STREAM_MAGIC);
+    ssize_t n = wire_pending(stream) ? 0 : send(stream->fd, ptr, len, MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EINTR)
+        return errno;
+    n = n < 0 ? 0 : n;
+    keep(stream, slice_of(ptr + n, len - (size_t)n));
+    return 0;
+}
+
+void stream_start_tls(struct stream *stream, struct tls_context *context, const char *host_name)
+{
+    static const struct tls_wire wire = {on_wire_recv, on_wire_send};
+    if (!stream_is_open(stream))
+        return; /* stream_connect failed at once */
+    CHECK(stream->state == STREAM_CONNECTING && !stream->tls && !stream_pending(stream));
+    stream->tls = tls_new(context, host_name, &wire, stream);
+}
+
+/* ---- events -------------------------------------------------------------------------------------------- */
+
 /* Reading comes first: what a peer sent before it reset is still delivered, while writing would break. */
 static void on_event(void *data, int events)
 {
     struct stream *stream;
     CAST_OBJ(stream, data, STREAM_MAGIC);
-    if (stream->state == STREAM_CONNECTING) {
-        finish_connect(stream);
+    if (stream->state != STREAM_OPEN) {
+        on_event_before_open(stream, events);
         return;
     }
     if ((events & POLL_READ) && stream->reading && !stream->eof)

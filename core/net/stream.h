@@ -1,6 +1,6 @@
-/* A byte stream over TCP or a Unix socket, on a poll handle. Reads go into one buffer owned by the loop and
- * shared by all streams, so an idle stream owns no memory beyond this struct; writes go straight to the
- * socket, and only what the kernel does not take is kept (bounded by the owner, who sees stream_pending).
+/* A byte stream over TCP or a Unix socket, in clear or as a TLS client, on a poll handle. Reads go into one buffer
+ * owned by the loop and shared by all streams, so an idle stream owns no memory beyond this struct; writes go straight
+ * to the socket, and only what the kernel does not take is kept (bounded by the owner, who sees stream_pending).
  *
  * Exactly one on_close per stream that was started, after which the owner may free it. It never comes from
  * inside a call of the owner's: it is deferred within the turn. */
@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "net/addr.h"
 #include "net/poll.h"
+#include "net/tls.h"
 
 #define STREAM_MAGIC 0x57e4a301u
 
@@ -17,9 +18,10 @@ struct stream;
 struct stream_events {
     /* Bytes arrived; borrowed for the call. */
     void (*on_data)(struct stream *stream, struct slice bytes);
-    /* Peer sent FIN. The write side still works. Called once. */
+    /* Peer sent FIN (TLS: close_notify, which may come right after on_data stopped reading). The write side still
+     * works. Called once. */
     void (*on_eof)(struct stream *stream);
-    /* stream_connect succeeded. */
+    /* stream_connect succeeded; with TLS the peer is verified. */
     void (*on_connect)(struct stream *stream);
     /* Kept bytes are all written now (only after a write returned AGAIN). */
     void (*on_drain)(struct stream *stream);
@@ -32,7 +34,8 @@ struct stream { /* embed in the owner; fields are private to stream.c */
     struct loop *loop;
     const struct stream_events *events;
     struct poll *poll;
-    struct buf out; /* unsent bytes; empty when idle */
+    struct tls *tls; /* NULL: in clear */
+    struct buf out;  /* unsent bytes as they go over the wire; empty when idle */
     size_t out_pos;
     struct loop_task task; /* brings on_close, or on_drain after an uncork */
     struct err *err;       /* why it broke; owned */
@@ -47,6 +50,11 @@ void stream_open(struct stream *stream, struct loop *loop, int fd, const struct 
  * before on_connect is kept. */
 void stream_connect(struct stream *stream, struct loop *loop, const struct addr *addr,
                     const struct stream_events *events);
+/* Called right after stream_connect: the stream becomes a TLS client, and on_connect comes after the handshake, which
+ * is part of the owner's timeout. host_name is what the peer's certificate must be for: a DNS name (also sent as SNI)
+ * or an IP address without brackets. A FIN without close_notify breaks the stream, since the end may be cut off.
+ * Borrows both for the call. */
+void stream_start_tls(struct stream *stream, struct tls_context *context, const char *host_name);
 /* Keep it on while a request runs (T10). After a pause a reset still closes the stream, unless the peer had
  * closed both directions before. */
 void stream_read(struct stream *stream, bool on);
@@ -58,5 +66,5 @@ enum status stream_write(struct stream *stream, struct slice bytes);
 void stream_cork(struct stream *stream, bool on);
 size_t stream_pending(const struct stream *stream); /* bytes kept */
 void stream_shutdown(struct stream *stream);        /* FIN after the kept bytes; a later write breaks the stream */
-void stream_close(struct stream *stream);           /* at once, dropping kept bytes; idempotent */
+void stream_close(struct stream *stream); /* at once, dropping kept bytes (TLS: close_notify if none); idempotent */
 bool stream_is_open(const struct stream *stream);

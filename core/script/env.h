@@ -7,10 +7,12 @@
 
 struct pg;
 struct redis;
+struct seq;
 struct env {
     struct loop *loop;
     struct pg *pg;            /* NULL: not configured; calls raise "unavailable" naming the key */
     struct redis *redis;      /* NULL: as above */
+    struct seq *seq;          /* NULL: no services (`check`, `routes`) */
     struct slice config_json; /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     bool development;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */

@@ -55,7 +55,9 @@ static void close_state(struct vm *vm)
     lua_close(vm->L);
 }
 #else
-/* LuaJIT's own allocator is faster than malloc, but it must be the one in place when the state is closed. */
+/* LuaJIT's own allocator is faster than malloc, but it must be the one in place when the state is closed. The collector
+ * keeps its defaults (pause 200, stepmul 200): 150 to 1000 and 200 to 400 differed by less than the noise in CPU per
+ * request, for small answers and for lists of twenty. */
 static void open_state(struct vm *vm)
 {
     vm->L = luaL_newstate();

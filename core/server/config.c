@@ -12,6 +12,7 @@
 
 #include "net/addr.h"
 #include "server/config_units.h"
+#include "services/seq_format.h"
 
 const struct config_key_info config_keys[CONFIG_N_KEYS] = {
 #define CONFIG_ROW(id, name, type, fallback, development_fallback, min, max, choices, env, flags, help)                \
@@ -355,10 +356,31 @@ static enum status check_pg_share(const struct config *config, struct err *err)
     return fail_at(config, CONFIG_PG_POOL_SIZE, err, why.message);
 }
 
+static const char *tree_or_null(const struct config *config, enum config_key key)
+{
+    return config_is_set(config, key) ? config_text(config, key) : "null";
+}
+
+static enum status check_sequences(const struct config *config, struct err *err)
+{
+    struct buf json = {0};
+    struct err why = {0};
+    struct seq_defs defs;
+    const char *key = NULL;
+    buf_printf(&json, "{\"seq.formats\":%s,\"seq.periods\":%s}", tree_or_null(config, CONFIG_SEQ_FORMATS),
+               tree_or_null(config, CONFIG_SEQ_PERIODS));
+    enum status status = seq_defs_read(buf_as_slice(&json), &defs, &key, &why);
+    buf_free(&json);
+    if (status == OK)
+        return OK;
+    bool is_period = strcmp(key, config_keys[CONFIG_SEQ_PERIODS].name) == 0;
+    return fail_at(config, is_period ? CONFIG_SEQ_PERIODS : CONFIG_SEQ_FORMATS, err, why.message);
+}
+
 enum status config_finish(struct config *config, struct err *err)
 {
     static enum status (*const rules[])(const struct config *, struct err *) = {check_listen, check_production,
-                                                                                check_pg_share};
+                                                                                check_pg_share, check_sequences};
     if (apply_defaults(config, err) != OK)
         return ERR;
     for (size_t i = 0; i < ARRAY_LEN(rules); i++)

@@ -7,6 +7,7 @@
 #include "bind/modules.h"
 #include "data/pg.h"
 #include "data/redis.h"
+#include "services/seq.h"
 
 int host_build_bundle(const struct config *config, struct err *err)
 {
@@ -50,6 +51,16 @@ static enum status open_redis(struct host *host, const struct host_opts *opts, s
     return host->redis ? OK : err_prefix(err, "redis.url");
 }
 
+static enum status open_seq(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    struct seq_opts seq = {.loop = host->loop,
+                           .pg = host->pg,
+                           .config_json = opts->config_json,
+                           .segment_fd = opts->seq_fd > 0 ? opts->seq_fd : -1};
+    host->seq = seq_new(&seq, err);
+    return host->seq ? OK : err_prefix(err, "seq");
+}
+
 static enum status open_vm(struct host *host, const struct host_opts *opts, struct err *err)
 {
     const char *main = config_text(opts->config, CONFIG_APP_MAIN);
@@ -63,6 +74,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
     host->env = (struct env){.loop = host->loop,
                              .pg = host->pg,
                              .redis = host->redis,
+                             .seq = host->seq,
                              .config_json = opts->config_json,
                              .development = config_is_development(opts->config),
                              .worker_id = opts->worker_id};
@@ -80,6 +92,8 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
         status = open_pg(host, opts, err);
     if (status == OK && opts->has_services)
         status = open_redis(host, opts, err);
+    if (status == OK && opts->has_services)
+        status = open_seq(host, opts, err);
     if (status == OK)
         status = open_vm(host, opts, err);
     if (status != OK)
@@ -91,6 +105,7 @@ void host_close(struct host *host)
 {
     if (host->vm)
         vm_free(host->vm);
+    seq_free(host->seq);
     if (host->redis)
         redis_free(host->redis);
     if (host->pg)

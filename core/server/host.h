@@ -10,6 +10,7 @@ struct host_opts {
     const struct config *config; /* borrowed for the host's life */
     struct slice config_json;    /* borrowed as well */
     int bundle_fd;               /* borrowed for the call */
+    int seq_fd;                  /* seq_segment_create, shared with the other workers; 0: none. Borrowed for the call */
     int worker_id;               /* 0-based; -1: not a worker */
     unsigned n_workers;          /* they share pg.pool_size */
     bool has_services;           /* connects to PostgreSQL and Redis; false: loads only */
@@ -20,6 +21,7 @@ struct host { /* read its fields; host_open and host_close write them */
     struct names *names;
     struct pg *pg;
     struct redis *redis;
+    struct seq *seq;
     struct bundle *bundle;
     struct env env;
     struct vm *vm;

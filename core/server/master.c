@@ -21,10 +21,11 @@
 #include "server/listen.h"
 #include "server/run_dir.h"
 #include "server/supervisor.h"
+#include "services/seq.h"
 
 struct master {
     const struct master_opts *opts;
-    int lock_fd, bundle_fd, config_fd;
+    int lock_fd, bundle_fd, config_fd, seq_fd;
     struct listen_set listeners;
     struct loop *loop;
     struct signal_watch *watches[4];
@@ -112,12 +113,16 @@ static enum status open_master(struct master *master, struct err *err)
     master->config_fd = seal_config(config, err);
     if (master->config_fd < 0)
         return ERR;
+    master->seq_fd = seq_segment_create(err);
+    if (master->seq_fd < 0)
+        return ERR;
     master->loop = loop_new();
     struct supervisor_opts opts = {.loop = master->loop,
                                    .n_workers = n_workers,
                                    .listeners = master->listeners.fds,
                                    .config_fd = master->config_fd,
                                    .bundle_fd = master->bundle_fd,
+                                   .seq_fd = master->seq_fd,
                                    .drain_ms = (uint32_t)config_number(config, CONFIG_DRAIN),
                                    .on_up = on_up,
                                    .on_down = on_down,
@@ -146,6 +151,7 @@ static void close_master(struct master *master)
         loop_run(master->loop); /* until the last handle has closed */
         loop_free(master->loop);
     }
+    close_fd(master->seq_fd);
     close_fd(master->config_fd);
     close_fd(master->bundle_fd);
     listen_close(&master->listeners);
@@ -154,7 +160,7 @@ static void close_master(struct master *master)
 
 int master_run(const struct master_opts *opts, struct err *err)
 {
-    struct master master = {.opts = opts, .lock_fd = -1, .bundle_fd = -1, .config_fd = -1, .err = err};
+    struct master master = {.opts = opts, .lock_fd = -1, .bundle_fd = -1, .config_fd = -1, .seq_fd = -1, .err = err};
     signal(SIGPIPE, SIG_IGN);
     if (open_master(&master, err) != OK) {
         master.exit_code = 1;

@@ -11,8 +11,9 @@ struct supervisor;
 struct supervisor_opts {
     struct loop *loop;
     unsigned n_workers;
-    const int *listeners;      /* one per worker; borrowed for the supervisor's life, like the next two */
+    const int *listeners;      /* one per worker; borrowed for the supervisor's life, like the next three */
     int config_fd, bundle_fd;  /* what every worker gets */
+    int seq_fd;                /* … shared memory of leased numbers (services/seq.h) */
     uint32_t drain_ms;         /* what workers allow themselves; stragglers are killed a little later */
     void (*on_up)(void *data); /* every worker has been ready once */
     void (*on_down)(void *data, const char *why); /* no worker is left: why is NULL after supervisor_stop, else the

@@ -232,6 +232,7 @@ static enum status open_worker(struct worker *worker, int id, unsigned n_workers
     struct host_opts opts = {.config = worker->config,
                              .config_json = worker->snapshot.bytes,
                              .bundle_fd = WORKER_BUNDLE,
+                             .seq_fd = WORKER_SEQ,
                              .worker_id = id,
                              .n_workers = n_workers,
                              .has_services = true};
@@ -239,6 +240,7 @@ static enum status open_worker(struct worker *worker, int id, unsigned n_workers
         return ERR;
     close(WORKER_CONFIG);
     close(WORKER_BUNDLE);
+    close(WORKER_SEQ);
     worker->term = signal_watch_new(worker->host.loop, SIGTERM, on_term, worker);
     worker->control = poll_new(worker->host.loop, WORKER_CONTROL, on_control, worker);
     poll_set(worker->control, POLL_READ);

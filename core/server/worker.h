@@ -4,7 +4,14 @@
 #include "server/spawn.h"
 
 /* The descriptors of a worker, in the order in which spawn_opts.fds hands them over. */
-enum worker_fd { WORKER_CONTROL = SPAWN_FIRST_FD, WORKER_CONFIG, WORKER_BUNDLE, WORKER_LISTENER, WORKER_FD_END };
+enum worker_fd {
+    WORKER_CONTROL = SPAWN_FIRST_FD,
+    WORKER_CONFIG,
+    WORKER_BUNDLE,
+    WORKER_LISTENER,
+    WORKER_SEQ,
+    WORKER_FD_END
+};
 enum { WORKER_N_FDS = WORKER_FD_END - SPAWN_FIRST_FD };
 
 #define WORKER_ROLE "--worker" /* argv[1]; argv[2] is the worker's number, from 0, argv[3] how many there are */

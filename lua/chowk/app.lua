@@ -1,5 +1,6 @@
 -- The application's face: routes, answers, failures, start and stop.
 local core = require "chowk.core.app"
+local process = require "chowk.core.config"
 local vm = require "chowk.core.vm"
 local raise = require "chowk.raise"
 local routes = require "chowk.routes"
@@ -85,5 +86,8 @@ end
 --- Runs fn() when this generation starts, or stops, on every worker: what connects, subscribes or spawns goes here.
 -- While loading only. fn may yield.
 M.on_start, M.on_stop = hook("on_start"), hook("on_stop")
+
+--- True once a stop has begun: requests are still served, but a readiness check should say no. Does not yield.
+M.is_stopping = process.is_stopping
 
 return M

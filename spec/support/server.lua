@@ -1,5 +1,5 @@
--- A real chowk server for one spec file: real processes, a database of its own (migrated and seeded), a Redis database of
--- its own, a private port. Needs what tests/run.sh exports: CHOWK, TEST_PG_DIR, TEST_REDIS_SOCKET.
+-- A real chowk server for one spec file: real processes, a database of its own (migrated and seeded), a Redis
+-- database of its own, a private port. Needs what tests/run.sh exports: CHOWK, TEST_PG_DIR, TEST_REDIS_SOCKET.
 --
 --   local server = require "spec.support.server"
 --   local s = server.start{ config = { workers = 2 }, env = { LIMITS = "off" } }   -- the shop
@@ -38,12 +38,14 @@ end
 
 function M.database_url(name) return "postgresql:///" .. name .. "?host=" .. PG_DIR .. "&user=chowk" end
 
+local PSQL = "psql -X -q -A -t -v ON_ERROR_STOP=1 "
+
 local function psql(database, sql)
   local file = os.tmpname()
   local f = assert(io.open(file, "w"))
   f:write(sql)
   f:close()
-  local out, code = M.sh("psql " .. quote(M.database_url(database)) .. " -X -q -A -t -v ON_ERROR_STOP=1 -f " .. quote(file))
+  local out, code = M.sh(PSQL .. quote(M.database_url(database)) .. " -f " .. quote(file))
   os.remove(file)
   if code ~= 0 then error(sql .. "\n" .. out, 3) end
   return out
@@ -67,7 +69,8 @@ end
 local function config_text(base, overrides)
   return "local base = (function()\n" .. base .. "\nend)()\n"
     .. "local function lay(t, over) for k, v in pairs(over) do\n"
-    .. "  if type(v) == 'table' and type(t[k]) == 'table' and #v == 0 then lay(t[k], v) else t[k] = v end end return t end\n"
+    .. "  if type(v) == 'table' and type(t[k]) == 'table' and #v == 0 then lay(t[k], v) else t[k] = v end end\n"
+    .. "return t end\n"
     .. "return lay(base, " .. lua_value(overrides) .. ")\n"
 end
 
@@ -95,18 +98,17 @@ local function shop_database(name, dir)
     template = "chowk_t" .. stamp
     psql("postgres", "CREATE DATABASE " .. template)
     must("cd " .. quote(dir) .. " && DATABASE_URL=" .. quote(M.database_url(template)) .. " " .. CHOWK .. " migrate")
-    local seed = dir .. "/migrations/seed.sql"
-    must("cd " .. quote(dir .. "/migrations") .. " && psql " .. quote(M.database_url(template)) .. " -X -q -v ON_ERROR_STOP=1 -f "
-      .. quote(seed))
+    must("cd " .. quote(dir .. "/migrations") .. " && " .. PSQL .. quote(M.database_url(template)) .. " -f seed.sql")
   end
   psql("postgres", "CREATE DATABASE " .. name .. " TEMPLATE " .. template)
 end
 
 function Server:start_process()
-  local env = { "PORT=" .. self.port, "DATABASE_URL=" .. quote(self.database_url), "REDIS_URL=" .. quote(self.redis_url) }
+  local env = { "PORT=" .. self.port, "DATABASE_URL=" .. quote(self.database_url) }
+  env[#env + 1] = "REDIS_URL=" .. quote(self.redis_url)
   for k, v in pairs(self.env) do env[#env + 1] = k .. "=" .. quote(v) end
-  local command = string.format("cd %s && { env %s %s serve >>%s 2>&1 & echo $!; }", quote(self.dir), table.concat(env, " "),
-    CHOWK, quote(self.log_file))
+  local command = string.format("cd %s && { env %s %s serve >>%s 2>&1 & echo $!; }", quote(self.dir),
+    table.concat(env, " "), CHOWK, quote(self.log_file))
   self.pid = tonumber((must(command):match("%d+")))
   self:wait_ready()
 end
@@ -170,7 +172,9 @@ function Server:sql(query)
   return json.decode(out)
 end
 function Server:exec(statement) return psql(self.database, statement) end
-function Server:redis(command) return (must("redis-cli -s " .. REDIS .. " -n " .. self.redis_db .. " " .. command):gsub("\n$", "")) end
+function Server:redis(command)
+  return (must("redis-cli -s " .. REDIS .. " -n " .. self.redis_db .. " " .. command):gsub("\n$", ""))
+end
 
 function Server:log() return read(self.log_file) or "" end
 function Server:is_alive() -- a zombie nobody has reaped yet is not alive

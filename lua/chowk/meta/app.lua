@@ -143,6 +143,10 @@ function app.on_start(fn) end
 ---@param fn fun()
 function app.on_stop(fn) end
 
+---True once a stop has begun: requests are still served, but a readiness check should say no. Does not yield.
+---@return boolean
+function app.is_stopping() end
+
 ---A run-time failure, as raised by pg, redis and the like.
 ---@class chowk.error
 ---@field code string "unavailable", "deadline", "pg_error" …

@@ -9,8 +9,10 @@ routes:get("/healthz", { summary = "The process answers" }, function()
   return { status = "ok" }
 end)
 
---- Ready means: PostgreSQL answers. Redis may be away, the shop sells without it, so it is reported only.
+--- Ready means: PostgreSQL answers, and no stop has begun. Redis may be away, the shop sells without it, so it is
+--- reported only.
 routes:get("/readyz", { summary = "The shop can sell", deadline = "2s" }, function()
+  if app.is_stopping() then return 503, { status = "stopping" }, { ["Retry-After"] = "1" } end
   local one, err = try(pg.value, "SELECT 1")
   local pong = try(redis.ping)
   local state = {

@@ -1,6 +1,10 @@
 -- The same jobs as peers/work.js, as a chowk author would write them.
-local app, pg, redis, json, razorpay, t =
-  require "chowk.app", require "chowk.pg", require "chowk.redis", require "chowk.json", require "chowk.razorpay", require "chowk.schema"
+local app = require "chowk.app"
+local json = require "chowk.json"
+local pg = require "chowk.pg"
+local razorpay = require "chowk.razorpay"
+local redis = require "chowk.redis"
+local t = require "chowk.schema"
 
 local routes = app.routes()
 

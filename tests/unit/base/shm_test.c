@@ -8,8 +8,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void test_round_trip(void **state)
@@ -93,12 +97,262 @@ static void test_name_too_long(void **state)
     assert_int_equal(err.code, ERR_SYSTEM);
 }
 
+/* ---- segments ------------------------------------------------------------------------------------------------ */
+
+struct counter {
+    struct shm_lock lock;
+    int n;
+};
+
+static void create_counter(void *body)
+{
+    struct counter *counter = body;
+    assert_int_equal(counter->n, 0);
+    shm_lock_create(&counter->lock);
+    counter->n = 7;
+}
+
+static const struct shm_layout layout = {
+    .name = "test", .magic = 0x7e57u, .version = 3, .size = 100000, .create = create_counter};
+
+static struct shm_segment attach(int fd)
+{
+    struct shm_segment segment;
+    struct err err = {0};
+    if (shm_attach(fd, &layout, &segment, &err) != OK)
+        fail_msg("%s", err.message);
+    return segment;
+}
+
+static int create(void)
+{
+    struct err err = {0};
+    int fd = shm_create(&layout, &err);
+    if (fd < 0)
+        fail_msg("%s", err.message);
+    return fd;
+}
+
+static void test_segment_is_shared(void **state)
+{
+    (void)state;
+    int fd = create();
+    struct shm_segment one = attach(fd), two = attach(fd);
+    close(fd);
+    struct counter *a = one.body, *b = two.body;
+    assert_ptr_not_equal(a, b);
+    assert_int_equal((uintptr_t)a % SHM_BODY_ALIGN, 0);
+    assert_int_equal(b->n, 7);
+    a->n = 8;
+    assert_int_equal(b->n, 8);
+    shm_detach(&one);
+    shm_detach(&two);
+    assert_null(two.body);
+    shm_detach(&two); /* twice is nothing */
+}
+
+static void test_segment_cannot_fault(void **state)
+{
+    (void)state;
+    int fd = create();
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    assert_true(st.st_size >= 100000 && (size_t)st.st_blocks * 512 >= (size_t)st.st_size);
+    assert_int_equal(ftruncate(fd, 0), -1);
+    assert_int_equal(errno, EPERM);
+    assert_int_equal(ftruncate(fd, 1 << 20), -1);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1); /* sealed against sealing */
+    assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    close(fd);
+}
+
+/* The mapping that holds `address` has the flag dd: left out of core dumps. */
+static bool is_left_out_of_dumps(const void *address)
+{
+    FILE *smaps = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool is_here = false, found = false;
+    while (fgets(line, sizeof line, smaps)) {
+        unsigned long from, to;
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            is_here = (uintptr_t)address >= from && (uintptr_t)address < to;
+        else if (is_here && strncmp(line, "VmFlags:", 8) == 0)
+            found = strstr(line, " dd") != NULL;
+    }
+    fclose(smaps);
+    return found;
+}
+
+static void test_segment_is_not_dumped(void **state)
+{
+    (void)state;
+    int fd = create();
+    struct shm_segment segment = attach(fd);
+    assert_true(is_left_out_of_dumps(segment.body));
+    assert_false(is_left_out_of_dumps(&layout));
+    shm_detach(&segment);
+    close(fd);
+}
+
+static void assert_not_attached(int fd, struct shm_layout other)
+{
+    struct shm_segment segment;
+    struct err err = {0};
+    assert_int_equal(shm_attach(fd, &other, &segment, &err), ERR);
+    assert_int_equal(err.code, ERR_SYSTEM);
+    assert_null(segment.body);
+}
+
+static void test_segment_of_another_layout(void **state)
+{
+    (void)state;
+    int fd = create();
+    struct shm_layout other = layout;
+    other.version++;
+    assert_not_attached(fd, other);
+    other = layout;
+    other.magic++;
+    assert_not_attached(fd, other);
+    other = layout;
+    other.size++;
+    assert_not_attached(fd, other);
+    close(fd);
+    assert_not_attached(fd, layout); /* closed */
+    fd = memfd_create("open", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_int_equal(ftruncate(fd, 100064), 0);
+    assert_not_attached(fd, layout); /* may shrink */
+    close(fd);
+}
+
+/* ---- locks --------------------------------------------------------------------------------------------------- */
+
+/* A child that holds the lock, and says so through the pipe before it stops itself, or dies. */
+static pid_t start_holder(struct counter *counter, bool dies)
+{
+    int ready[2];
+    char byte;
+    assert_int_equal(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (shm_lock(&counter->lock, 0) != SHM_HELD)
+            _exit(1);
+        counter->n = -1; /* half of a change */
+        if (dies)
+            _exit(0);
+        if (write(ready[1], "x", 1) != 1)
+            _exit(1);
+        raise(SIGSTOP);
+        shm_unlock(&counter->lock);
+        _exit(0);
+    }
+    close(ready[1]);
+    if (!dies)
+        assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    if (dies)
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+    return pid;
+}
+
+static void test_lock_of_the_dead(void **state)
+{
+    (void)state;
+    int fd = create();
+    struct shm_segment segment = attach(fd);
+    struct counter *counter = segment.body;
+    for (int i = 0; i < 3; i++) { /* again and again: it never becomes unrecoverable */
+        start_holder(counter, true);
+        assert_int_equal(shm_lock(&counter->lock, SHM_WAIT_MAX_US), SHM_ORPHANED);
+        assert_int_equal(counter->n, -1);
+        counter->n = 0;
+        shm_unlock(&counter->lock);
+        assert_int_equal(shm_lock(&counter->lock, 0), SHM_HELD);
+        shm_unlock(&counter->lock);
+    }
+    shm_detach(&segment);
+    close(fd);
+}
+
+static void test_dies_within_the_reset(void **state)
+{
+    (void)state;
+    int fd = create();
+    struct shm_segment segment = attach(fd);
+    struct counter *counter = segment.body;
+    start_holder(counter, true);
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(shm_lock(&counter->lock, 0) == SHM_ORPHANED ? 0 : 1); /* told, and dead before it could reset */
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(shm_lock(&counter->lock, 0), SHM_ORPHANED);
+    shm_unlock(&counter->lock);
+    shm_detach(&segment);
+    close(fd);
+}
+
+static void test_lock_of_the_stopped(void **state)
+{
+    (void)state;
+    int fd = create();
+    struct shm_segment segment = attach(fd);
+    struct counter *counter = segment.body;
+    pid_t pid = start_holder(counter, false);
+    assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid); /* it has stopped */
+    assert_int_equal(shm_lock(&counter->lock, 0), SHM_BUSY);
+    assert_int_equal(shm_lock(&counter->lock, UINT32_MAX), SHM_BUSY); /* and comes back: the wait is capped */
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_int_equal(shm_lock(&counter->lock, 0), SHM_HELD); /* it had unlocked */
+    shm_unlock(&counter->lock);
+    shm_detach(&segment);
+    close(fd);
+}
+
+static void test_waits_for_a_moment(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 20000 };
+    int fd = create();
+    struct shm_segment segment = attach(fd);
+    struct counter *counter = segment.body;
+    counter->n = 0;
+    pid_t pids[3];
+    for (int i = 0; i < 3; i++)
+        if ((pids[i] = fork()) == 0) {
+            for (int n = 0; n < ROUNDS;) {
+                if (shm_lock(&counter->lock, SHM_WAIT_MAX_US) != SHM_HELD)
+                    continue;
+                counter->n++;
+                shm_unlock(&counter->lock);
+                n++;
+            }
+            _exit(0);
+        }
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(waitpid(pids[i], NULL, 0), pids[i]);
+    assert_int_equal(counter->n, 3 * ROUNDS);
+    shm_detach(&segment);
+    close(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_sealed_against_everything),
-        cmocka_unit_test(test_empty),         cmocka_unit_test(test_refuses_what_can_change),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_sealed_against_everything),
+        cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_refuses_what_can_change),
         cmocka_unit_test(test_name_too_long),
+        cmocka_unit_test(test_segment_is_shared),
+        cmocka_unit_test(test_segment_cannot_fault),
+        cmocka_unit_test(test_segment_is_not_dumped),
+        cmocka_unit_test(test_segment_of_another_layout),
+        cmocka_unit_test(test_lock_of_the_dead),
+        cmocka_unit_test(test_dies_within_the_reset),
+        cmocka_unit_test(test_lock_of_the_stopped),
+        cmocka_unit_test(test_waits_for_a_moment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -665,6 +665,30 @@ static void test_lost_transaction_is_rolled_back(void **state)
     assert_json("SELECT v FROM pgt WHERE id = 10", "[{\"v\":\"v10\"}]");
 }
 
+/* Its idle connection was dead already: nothing of the transaction can have happened. */
+static void test_transaction_begins_anew(void **state)
+{
+    (void)state;
+    char n[16];
+    struct pg_tx *tx = tx_begin();
+    assert_true(tx_run(tx, "SELECT 1").is_ok);
+    assert_true(tx_commit(tx).is_ok);
+    admin_scalar(KILL_OTHERS, n, sizeof(n)); /* the loop has not seen it */
+    tx = tx_begin();
+    struct box first, second, commit = {0};
+    struct pg_call calls[] = {call_of(&first, "UPDATE pgt SET v = v || '+' WHERE id = 13"),
+                              call_of(&second, "SELECT v FROM pgt WHERE id = 13")};
+    pg_tx_query(tx, &calls[0]);
+    pg_tx_query(tx, &calls[1]);
+    wait_for(&second);
+    assert_true(first.is_ok);
+    assert_string_equal(second.json, "[{\"v\":\"v13+\"}]");
+    pg_tx_commit(tx, on_commit, &commit);
+    wait_for(&commit);
+    assert_true(commit.is_ok);
+    assert_json("SELECT v FROM pgt WHERE id = 13", "[{\"v\":\"v13+\"}]");
+}
+
 static void test_commit_that_was_sent_is_unknown(void **state)
 {
     (void)state;
@@ -783,6 +807,7 @@ int main(void)
         LIVE(test_terminated_backends_heal),
         LIVE(test_socket_number_is_free_at_once),
         LIVE(test_lost_transaction_is_rolled_back),
+        LIVE(test_transaction_begins_anew),
         LIVE(test_commit_that_was_sent_is_unknown),
         LIVE(test_queue_is_bounded),
         LIVE(test_unreachable_server_fails_fast),

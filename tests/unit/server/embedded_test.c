@@ -159,7 +159,7 @@ static void serves_and_keeps_data(void **state)
     embedded_stop(pg);
     embedded_stop(redis);
     for (size_t i = 0; i < 2; i++)
-        assert_int_equal(kill(pids[i], 0), -1);
+        assert_dies(pids[i]);
     pg = must(start_pg());
     assert_sql(embedded_url(pg), "SELECT n FROM t", "42");
     embedded_stop(pg);

@@ -129,6 +129,7 @@ static void run(struct rig *rig, const char *part, void (*then)(struct rig *rig)
                                    .listeners = rig->listeners,
                                    .config_fd = rig->null_fd,
                                    .bundle_fd = rig->null_fd,
+                                   .seq_fd = rig->null_fd,
                                    .on_up = on_up,
                                    .on_down = on_down,
                                    .data = rig};

@@ -1,0 +1,110 @@
+/* chowk.core.seq: take(name, is_formatted), for lua/chowk/seq.lua. It parks only when nothing is leased; in a
+ * transaction too, because the lease uses a connection of the core's own. */
+#include "bind/modules.h"
+
+#include <lauxlib.h>
+
+#include "script/co.h"
+#include "script/lx.h"
+#include "script/vm.h"
+#include "services/seq.h"
+
+static int push_failure(lua_State *L, const struct err *err)
+{
+    lua_pushboolean(L, 0);
+    lx_push_err(L, err);
+    return 2;
+}
+
+static int push_value(lua_State *L, const struct seq_number *number)
+{
+    lua_pushboolean(L, 1);
+    lua_pushnumber(L, (lua_Number)number->value);
+    return 2;
+}
+
+static int push_text(lua_State *L, const struct seq_number *number)
+{
+    char text[SEQ_NUMBER_MAX + 1];
+    struct err err = {0};
+    if (seq_format_write(number->def, number->period, number->value, text, &err) != OK)
+        return push_failure(L, &err);
+    lua_pushboolean(L, 1);
+    lua_pushstring(L, text);
+    return 2;
+}
+
+static void wake(struct co *co, const struct seq_number *number, const struct err *err,
+                 int (*push)(lua_State *L, const struct seq_number *number))
+{
+    lua_State *L = co_stack(co);
+    lua_checkstack(L, 4);
+    co_wake(co, err ? push_failure(L, err) : push(L, number));
+}
+
+static void on_value(void *co, const struct seq_number *number, const struct err *err)
+{
+    wake(co, number, err, push_value);
+}
+
+static void on_text(void *co, const struct seq_number *number, const struct err *err)
+{
+    wake(co, number, err, push_text);
+}
+
+static void cancel_wait(struct co *co UNUSED, void *wait)
+{
+    if (wait)
+        seq_wait_cancel(wait);
+}
+
+/* The sequence called arg 1; misuse names what is there. */
+static int check_seq(lua_State *L, const struct seq *seq)
+{
+    const char *fn = lua_toboolean(L, 2) ? "next" : "value";
+    if (lua_type(L, 1) != LUA_TSTRING)
+        lx_misuse(L, "seq.%s: expected the name of a sequence, got %s", fn, luaL_typename(L, 1));
+    struct slice name = lx_check_slice(L, 1);
+    int id = seq_find(seq, name);
+    if (id < 0)
+        lx_misuse(L, "seq.%s: there is no sequence \"%.*s\": add it to seq.formats in conf/chowk.lua", fn,
+                  SLICE_FMT(name));
+    if (lua_toboolean(L, 2) && !seq_def(seq, id)->format[0])
+        lx_misuse(L, "seq.next: sequence \"%.*s\" has no format in seq.formats: write seq.value", SLICE_FMT(name));
+    return id;
+}
+
+/* take(name, is_formatted) → true, text | number, or false, err */
+static int take(lua_State *L)
+{
+    struct seq *seq = vm_env(vm_of(L))->seq;
+    struct seq_number number;
+    struct err err = {0};
+    struct co *co = co_current(L);
+    if (!seq) {
+        (void)err_set(&err, ERR_UNAVAILABLE, "sequences need a running server");
+        return push_failure(L, &err);
+    }
+    int id = check_seq(L, seq);
+    bool is_formatted = lua_toboolean(L, 2);
+    switch (seq_take(seq, id, &number, &err)) {
+    case OK:
+        return is_formatted ? push_text(L, &number) : push_value(L, &number);
+    case ERR:
+        return push_failure(L, &err);
+    case AGAIN:
+        break;
+    }
+    co_op_begin(L, cancel_wait, NULL);
+    struct seq_call call = {.deadline_ms = co_deadline(co), .done = is_formatted ? on_text : on_value, .data = co};
+    co_op_set_data(co, seq_wait_start(seq, id, &call));
+    return co_park(L);
+}
+
+int bind_seq_open(lua_State *L)
+{
+    static const luaL_Reg functions[] = {{"take", take}, {NULL, NULL}};
+    lua_createtable(L, 0, 1);
+    luaL_setfuncs(L, functions, 0);
+    return 1;
+}

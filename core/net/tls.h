@@ -1,0 +1,18 @@
+/* What a TLS client trusts and who it says it is: made once at start, shared by many streams (stream_start_tls).
+ * TLS 1.2 or newer; the peer's chain, dates and name are checked on every connection: sessions are not resumed. */
+#pragma once
+
+#include "base/err.h"
+
+struct tls_opts {
+    const char *ca_file;   /* PEM; only these are trusted. NULL: the system's store (SSL_CERT_FILE, SSL_CERT_DIR) */
+    const char *cert_file; /* PEM chain, the own certificate first, for peers that ask for one. NULL: none */
+    const char *key_file;  /* PEM without passphrase. NULL: in cert_file */
+    bool skip_verify;      /* any certificate and any name will do: whoever is in between reads and writes along */
+};
+
+struct tls_context;
+/* BLOCKING: reads files; call it at start. NULL: err says which file and why. Returns owned; opts are borrowed. */
+struct tls_context *tls_context_new(const struct tls_opts *opts, struct err *err);
+/* Streams that use it keep what they need of it. NULL is fine. */
+void tls_context_free(struct tls_context *context);

@@ -1,0 +1,195 @@
+-- chowk.seq: formatted numbers, unique over workers, restarts and kills, in and out of transactions.
+local server = require "spec.support.server"
+
+local CHOWK = os.getenv "CHOWK"
+
+local APP = [[
+local app, seq, pg, task = require "chowk.app", require "chowk.seq", require "chowk.pg", require "chowk.task"
+local routes = app.routes()
+routes:get("/next", function() return { number = seq.next("order") } end)
+routes:get("/many", function()
+  local list = {}
+  for i = 1, 50 do list[i] = seq.value("order") end
+  return { numbers = list }
+end)
+routes:get("/ticket", function() return { number = seq.value("ticket") } end)
+routes:get("/pure", function() return { colon = seq.next("receipt") } end)
+routes:get("/held", function()        -- every connection for transactions waits for a number, and none for another
+  return pg.tx(function(tx)
+    tx:query("SELECT 1")
+    task.sleep(0.05)
+    return { number = seq.next("order") }
+  end)
+end)
+routes:get("/undone", function()
+  local number
+  local ok = pcall(pg.tx, function(tx)
+    tx:exec("INSERT INTO marks VALUES (1)")
+    number = seq.next("order")
+    error("no")
+  end)
+  return { ok = ok, number = number, marks = pg.value("SELECT count(*) FROM marks") }
+end)
+routes:get("/misuse/:what", function(req)
+  if req.params.what == "unknown" then return seq.next("invoice") end
+  if req.params.what == "number" then return seq.next(7) end
+  return seq.next("ticket")
+end)
+routes:get("/tried/:times", function(req)
+  local number, err
+  for _ = 1, tonumber(req.params.times) do
+    number, err = try(seq.next, "order")
+    if err then break end
+  end
+  return { number = number, code = err and err.code }
+end)
+return routes
+]]
+
+-- The shop's own table and function.
+local function schema()
+  local f = assert(io.open("migrations/0003_orders.sql"))
+  local text = f:read("*a")
+  f:close()
+  local tab = assert(text:match("CREATE TABLE sequences.-;[^\n]*\n"))
+  local fn = assert(text:match("CREATE FUNCTION get_next_order_sequence.-%$%$;"))
+  return tab .. fn .. "CREATE TABLE marks (n int);"
+end
+
+local CONFIG = {
+  workers = 2,
+  pg = { tx_connections = 2 },
+  seq = { formats = { order = "PC{fy}-{n:6}", receipt = "R/{year}/{n:5}" }, periods = { ticket = "none" } },
+}
+
+describe("chowk.seq", function()
+  local s
+
+  setup(function()
+    s = server.start { app = APP, config = CONFIG }
+    s:exec(schema())
+  end)
+  teardown(function() s:stop() end)
+
+  local function requests(path, n)
+    local list = {}
+    for i = 1, n do list[i] = { "GET", path } end
+    return list
+  end
+
+  -- Adds the numbers of all answers to `seen`; a number twice fails.
+  local function gather(seen, answers)
+    for _, answer in ipairs(answers) do
+      assert.equal(200, answer.status, answer.body)
+      for _, number in ipairs(answer.json.numbers or { answer.json.number }) do
+        assert.is_nil(seen[number], number)
+        seen[number] = true
+      end
+    end
+  end
+
+  it("counts from one, in the format of the configuration", function()
+    local now = os.date("!*t", os.time() + 19800)
+    local first = now.month >= 4 and now.year or now.year - 1
+    assert.equal(("PC%02d%02d-000001"):format(first % 100, (first + 1) % 100), s:get("/next").json.number)
+    assert.equal(("R/%d/00001"):format(now.year), s:get("/pure").json.colon)
+    assert.equal(1, s:get("/ticket").json.number)
+    assert.equal(1, #s:sql("SELECT FROM sequences WHERE name = 'ticket' AND period = ''"))
+  end)
+
+  it("gives no number twice, over two workers", function()
+    local seen = {}
+    gather(seen, s:parallel(requests("/next", 200)))
+    gather(seen, s:parallel(requests("/many", 100)))
+    local n = 0
+    for _ in pairs(seen) do n = n + 1 end
+    assert.equal(200 + 100 * 50, n)
+    -- many numbers, few calls of the database: leased ahead, and not without bound
+    local value = s:sql("SELECT value FROM sequences WHERE name = 'order'")[1].value
+    assert.is_true(value >= n and value <= n + 10000, value)
+  end)
+
+  it("works inside transactions, when they hold every connection", function()
+    gather({}, s:parallel(requests("/held", 40)))
+  end)
+
+  it("is not undone by a rollback", function()
+    local answer = s:get("/undone").json
+    assert.is_false(answer.ok)
+    assert.equal(0, answer.marks)
+    assert.is_not_equal(answer.number, s:get("/next").json.number)
+  end)
+
+  it("says what to write instead", function()
+    assert.equal(500, s:get("/misuse/unknown").status)
+    assert.equal(500, s:get("/misuse/number").status)
+    assert.equal(500, s:get("/misuse/raw").status)
+    local log = s:log()
+    assert.truthy(log:find('seq.next: there is no sequence \\"invoice\\": add it to seq.formats', 1, true)
+      or log:find('seq.next: there is no sequence "invoice": add it to seq.formats', 1, true), log)
+    assert.truthy(log:find("seq.next: expected the name of a sequence, got number", 1, true))
+    assert.truthy(log:find("has no format in seq.formats: write seq.value", 1, true))
+  end)
+
+  it("raises what PostgreSQL says, and heals", function()
+    s:exec("ALTER TABLE sequences RENAME TO away")
+    -- what is leased is handed out first: fewer than a block, but for what both workers had under way
+    assert.equal("pg_error", s:get("/tried/5000").json.code)
+    s:exec("ALTER TABLE away RENAME TO sequences")
+    server.eventually("a number", function() return s:get("/tried/1").json.number end)
+  end)
+
+  it("stays unique when a worker is killed, and over a restart", function()
+    local seen = {}
+    gather(seen, s:parallel(requests("/many", 20)))
+    local pids = server.sh("pgrep -P " .. s.pid)
+    local victim = assert(pids:match("%d+"))
+    server.sh("kill -9 " .. victim)
+    server.eventually("another worker", function()
+      local now = server.sh("pgrep -P " .. s.pid)
+      local _, n = now:gsub("%d+", "")
+      return n == 2 and not now:find(victim, 1, true)
+    end)
+    server.eventually("answers", function() return pcall(s.get, s, "/healthz") end)
+    gather(seen, s:parallel(requests("/many", 20)))
+    s:restart()
+    gather(seen, s:parallel(requests("/many", 20)))
+  end)
+
+  it("is one memory for all workers", function()
+    local inodes = {}
+    for pid in server.sh("pgrep -P " .. s.pid):gmatch("%d+") do
+      local maps = server.sh("cat /proc/" .. pid .. "/maps")
+      inodes[#inodes + 1] = assert(maps:match("rw%-s %x+ %x+:%x+ (%d+) +/memfd:chowk%-seq"), maps)
+    end
+    assert.equal(2, #inodes)
+    assert.equal(inodes[1], inodes[2])
+  end)
+end)
+
+describe("seq.formats", function()
+  it("that could repeat or outgrow a number stop the start, with their line", function()
+    local dir = server.sh("mktemp -d /tmp/chowk-seq.XXXXXX"):match("%S+")
+    server.sh("mkdir " .. dir .. "/conf")
+    local function refused(formats, message)
+      local files = { ["app.lua"] = "return require('chowk.app').routes()",
+        ["conf/chowk.lua"] = "return {\n  seq = {\n    formats = " .. formats .. ",\n  },\n}" }
+      for name, text in pairs(files) do
+        local f = assert(io.open(dir .. "/" .. name, "w"))
+        f:write(text)
+        f:close()
+      end
+      for _, command in ipairs { "serve", "check" } do
+        local out, code = server.sh(("cd %s && env -u DATABASE_URL -u REDIS_URL %s %s"):format(dir, CHOWK, command))
+        assert.equal(1, code)
+        assert.equal("conf/chowk.lua:3: seq.formats: " .. message .. "\n", out)
+      end
+    end
+    refused('{ order = "PC{fy}-{n:2}" }', "order: the width of {n:2} is too small: at least 4 digits, better 6")
+    refused('{ order = "CHANDNI/{fy}-{n:6}" }', "order: numbers would be 19 characters long, 16 are allowed")
+    refused('{ order = "PC_{n:6}" }', "order: only A-Z a-z 0-9 / - and {placeholders} may be in a number")
+    refused('{ order = "PC{fy}" }', "order: a format has the counter once, with its width: {n:6}")
+    refused("{ order = 7 }", "order: expected a string")
+    server.sh("rm -rf " .. dir)
+  end)
+end)
