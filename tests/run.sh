@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 export BUILD=${BUILD:-build}
-export CHOWK=$PWD/$BUILD/chowk
+export CHOWK; CHOWK=$(realpath -m "$BUILD/chowk")
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0:exitcode=99} UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 logs=$BUILD/test-logs
 rm -rf "$logs" && mkdir -p "$logs"

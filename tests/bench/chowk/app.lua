@@ -4,6 +4,7 @@ local json = require "chowk.json"
 local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
 local redis = require "chowk.redis"
+local seq = require "chowk.seq"
 local t = require "chowk.schema"
 
 local routes = app.routes()
@@ -32,21 +33,19 @@ routes:post("/orders", function(req)
   local ids, quantities = {}, {}
   for i, item in ipairs(body.items) do ids[i], quantities[i] = item.id, item.quantity end
   return pg.tx(function(tx)
-    local found = tx:all{
-      { "SELECT id, price_paise FROM products WHERE id = ANY($1)", pg.array(ids, "int") },
-      { "SELECT next_block(1) AS value" },
-    }
     local price, prices, total = {}, {}, 0
-    for _, row in ipairs(found[1]) do price[row.id] = row.price_paise end
+    for _, row in ipairs(tx:query("SELECT id, price_paise FROM products WHERE id = ANY($1)", pg.array(ids, "int"))) do
+      price[row.id] = row.price_paise
+    end
     for i, id in ipairs(ids) do
       prices[i] = price[id]
       total = total + price[id] * quantities[i]
     end
-    local number = string.format("PC2627-%09d", found[2][1].value)
-    tx:exec([[WITH o AS (INSERT INTO orders (number, email, total_paise) VALUES ($1, $2, $3) RETURNING id)
+    local number = seq.next("order")
+    tx:commit{ { [[WITH o AS (INSERT INTO orders (number, email, total_paise) VALUES ($1, $2, $3) RETURNING id)
       INSERT INTO order_items (order_id, product_id, quantity, unit_price_paise)
       SELECT o.id, i.* FROM o, unnest($4::int[], $5::int[], $6::bigint[]) i]],
-      number, body.email, total, pg.array(ids, "int"), pg.array(quantities, "int"), pg.array(prices, "bigint"))
+      number, body.email, total, pg.array(ids, "int"), pg.array(quantities, "int"), pg.array(prices, "bigint") } }
     return 201, { number = number, total_paise = total }
   end)
 end)
@@ -60,8 +59,8 @@ routes:post("/verify", { body = t.object{ razorpay_order_id = t.string(), razorp
     if not tx:one("SELECT status FROM payments WHERE razorpay_order_id = $1 FOR UPDATE", body.razorpay_order_id) then
       app.fail(404, "not_found")
     end
-    tx:exec([[UPDATE payments SET status = 'paid', razorpay_payment_id = $2, verified = verified + 1
-      WHERE razorpay_order_id = $1]], body.razorpay_order_id, body.razorpay_payment_id)
+    tx:commit{ { [[UPDATE payments SET status = 'paid', razorpay_payment_id = $2, verified = verified + 1
+      WHERE razorpay_order_id = $1]], body.razorpay_order_id, body.razorpay_payment_id } }
     return { status = "paid" }
   end)
 end)

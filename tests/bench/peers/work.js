@@ -44,7 +44,7 @@ export const order = ({ email, items }) => transaction(async (db) => {
   const ids = items.map((i) => i.id);
   const prices = new Map((await db.query({ ...PRICES, values: [ids] })).rows.map((r) => [r.id, r.price_paise]));
   const total = items.reduce((sum, i) => sum + prices.get(i.id) * i.quantity, 0);
-  const number = 'PC2627-' + String((await db.query(NUMBER)).rows[0].value).padStart(9, '0');
+  const number = 'PN2627-' + String((await db.query(NUMBER)).rows[0].value).padStart(9, '0');
   const { id } = (await db.query({ ...ORDER, values: [number, email, total] })).rows[0];
   await db.query({ ...ITEMS, values: [id, ids, items.map((i) => i.quantity), ids.map((i) => prices.get(i))] });
   return { number, total_paise: total };

@@ -200,7 +200,11 @@ static void test_pg_share(void **state)
     assert_int_equal(config_pg_share(config, 2, &share, &err), OK);
     assert_int_equal(share.read, 2);
     assert_int_equal(share.write, 4);
-    assert_true(share.tx >= 2);
+    assert_int_equal(share.tx, 24);
+    assert_int_equal(config_pg_share(config, 4, &share, &err), OK);
+    assert_int_equal(share.read + share.write + share.tx, 15); /* 60 of PostgreSQL's 100 */
+    assert_int_equal(config_pg_share(config, 200, &share, &err), OK);
+    assert_int_equal(share.read + share.write + share.tx, 3);
 
     set_number(config, CONFIG_PG_POOL_SIZE, "24");
     assert_int_equal(config_pg_share(config, 2, &share, &err), OK);
