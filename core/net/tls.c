@@ -48,7 +48,8 @@ struct tls {
     char *host;
     int errnum; /* of the wire; 0 = it is sound */
     unsigned n_replies;
-    bool is_open, is_decrypting, is_broken;
+    bool is_open; /* libssl reads what is `in`; else from the wire */
+    bool is_decrypting, is_broken;
     char error[256];
 };
 
@@ -99,14 +100,15 @@ static enum status fail_text(struct tls *tls, const char *text)
 static enum status fail(struct tls *tls)
 {
     unsigned long code = ERR_peek_error();
-    if (tls->n_replies > MAX_REPLIES)
-        return fail_text(tls, "the peer asks for new keys without end");
     tls->is_broken = true;
-    if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED)
+    if (tls->n_replies > MAX_REPLIES)
+        (void)fail_text(tls, "the peer asks for new keys without end");
+    else if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED)
         snprintf(tls->error, sizeof(tls->error), "certificate verify failed: %s",
                  X509_verify_cert_error_string(SSL_get_verify_result(tls->ssl)));
     else
-        snprintf(tls->error, sizeof(tls->error), "%s", code ? reason_text(code) : strerror(tls->errnum));
+        snprintf(tls->error, sizeof(tls->error), "%s",
+                 tls->errnum && !code ? strerror(tls->errnum) : reason_text(code));
     ERR_clear_error();
     return ERR;
 }
@@ -129,24 +131,27 @@ static int on_bio_read(BIO *bio, char *out, size_t room, size_t *n_read)
     CAST_OBJ(tls, BIO_get_data(bio), TLS_MAGIC);
     BIO_clear_retry_flags(bio);
     *n_read = 0;
+    if (tls->is_open && tls->in.len == 0) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
     if (tls->is_open) {
         *n_read = room < tls->in.len ? room : tls->in.len;
         memcpy(out, tls->in.ptr, *n_read);
         tls->in = slice_of(tls->in.ptr + *n_read, tls->in.len - *n_read);
-        if (*n_read == 0)
-            BIO_set_retry_read(bio);
-        return *n_read > 0;
+        return 1;
     }
     ssize_t n = tls->wire->recv(tls->data, out, room);
     if (n > 0)
         *n_read = (size_t)n;
     else if (n < 0 && (errno == EAGAIN || errno == EINTR))
         BIO_set_retry_read(bio);
-    else
+    else if (!tls->errnum)
         tls->errnum = n < 0 ? errno : EPIPE;
     return n > 0;
 }
 
+/* That the wire broke is not told to libssl, which is still needed to read why (fail_wire). */
 static int on_bio_write(BIO *bio, const char *ptr, size_t len, size_t *n_written)
 {
     struct tls *tls;
@@ -154,11 +159,9 @@ static int on_bio_write(BIO *bio, const char *ptr, size_t len, size_t *n_written
     BIO_clear_retry_flags(bio);
     *n_written = 0;
     if (tls->is_decrypting && ++tls->n_replies > MAX_REPLIES)
-        tls->errnum = ENOBUFS;
-    else
-        tls->errnum = tls->wire->send(tls->data, ptr, len);
-    if (tls->errnum)
         return 0;
+    if (!tls->errnum)
+        tls->errnum = tls->wire->send(tls->data, ptr, len);
     *n_written = len;
     return 1;
 }
@@ -297,10 +300,23 @@ enum status tls_handshake(struct tls *tls)
         tls->is_open = true;
         return OK;
     }
-    if (SSL_get_error(tls->ssl, rc) == SSL_ERROR_WANT_READ)
+    if (SSL_get_error(tls->ssl, rc) == SSL_ERROR_WANT_READ && !tls->errnum)
         return AGAIN;
     if (tls->errnum == EPIPE && ERR_peek_error() == 0)
         return fail_text(tls, "the peer closed the connection during the handshake");
+    return fail(tls);
+}
+
+/* A peer that refuses us says why and closes, and our write may be what notices: with TLS 1.3 a missing client
+ * certificate is told after our handshake is over. The kernel still has its words. */
+static enum status fail_wire(struct tls *tls)
+{
+    char scratch[1024];
+    size_t n;
+    tls->is_open = false;
+    ERR_clear_error();
+    for (int i = 0; i < 64 && SSL_read_ex(tls->ssl, scratch, sizeof(scratch), &n) == 1; i++)
+        ;
     return fail(tls);
 }
 
@@ -316,7 +332,7 @@ enum status tls_encrypt(struct tls *tls, struct slice bytes)
     if (!SSL_write_ex(tls->ssl, bytes.ptr, bytes.len, &n))
         return fail(tls);
     CHECK(n == bytes.len);
-    return OK;
+    return tls->errnum ? fail_wire(tls) : OK;
 }
 
 enum status tls_decrypt(struct tls *tls, char *buffer, size_t wire_len, struct slice *plain)
@@ -339,7 +355,7 @@ enum status tls_decrypt(struct tls *tls, char *buffer, size_t wire_len, struct s
     int why = SSL_get_error(tls->ssl, rc);
     tls->in = slice_of(NULL, 0);
     if (why == SSL_ERROR_WANT_READ)
-        return AGAIN;
+        return tls->errnum ? fail_wire(tls) : AGAIN;
     return why == SSL_ERROR_ZERO_RETURN ? OK : fail(tls);
 }
 

@@ -14,7 +14,7 @@
 struct tls;
 
 struct tls_wire {
-    /* As recv(2): bytes, 0 at FIN, or -1 and errno. Only called by tls_handshake. */
+    /* As recv(2): bytes, 0 at FIN, or -1 and errno. Called by tls_handshake, and once more when sending failed. */
     ssize_t (*recv)(void *data, char *ptr, size_t len);
     /* Sends or keeps all of it and returns 0, or an errno. It must not free the session. */
     int (*send)(void *data, const char *ptr, size_t len);

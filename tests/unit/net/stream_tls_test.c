@@ -115,9 +115,6 @@ static void transfer(int version)
 static void test_large_transfers_both_ways(void **state UNUSED)
 {
     transfer(TLS1_3_VERSION);
-}
-static void test_large_transfers_both_ways_with_tls_1_2(void **state UNUSED)
-{
     transfer(TLS1_2_VERSION);
 }
 
@@ -578,7 +575,6 @@ int main(void)
         T(test_early_writes_wait_for_the_handshake),
         T(test_a_server_that_sends_byte_by_byte),
         T(test_large_transfers_both_ways),
-        T(test_large_transfers_both_ways_with_tls_1_2),
         T(test_a_kernel_that_takes_little),
         T(test_cork_collects_one_record),
         T(test_nothing_is_read_while_paused),

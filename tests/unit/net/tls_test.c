@@ -130,6 +130,20 @@ static void test_client_certificate(void **state UNUSED)
     assert_refused(&server, "good.test", "the peer refused our client certificate: it does not know its CA");
 }
 
+/* The refusal and the reset are there before we write, and the write fails first. */
+static void test_a_refusal_is_read_although_the_write_fails(void **state UNUSED)
+{
+    struct server server = {.script = echo, .client_ca = "ca.pem"};
+    struct owner a = {.is_paused = true};
+    connect_good(&a, &server);
+    stop_any(&server);
+    enum status status = OK;
+    for (int i = 0; i < 3 && status == OK; i++)
+        status = write_inside(&a, SLICE("AUTH secret"));
+    assert_int_equal(status, ERR);
+    assert_closes(&a, "write: the peer wants a client certificate");
+}
+
 static void assert_no_context(const struct tls_opts *opts, const char *text)
 {
     struct err err = {0};
@@ -265,6 +279,7 @@ int main(void)
         T(test_unusable_names),
         T(test_skip_verify),
         T(test_client_certificate),
+        T(test_a_refusal_is_read_although_the_write_fails),
         T(test_contexts_that_cannot_be),
         T(test_a_context_may_go_before_its_streams),
         T(test_peers_that_do_not_shake_hands),
