@@ -55,14 +55,15 @@ routes:post("/verify", { body = t.object{ razorpay_order_id = t.string(), razorp
   local body = req:json()
   razorpay.verify_checkout{ order_id = body.razorpay_order_id, payment_id = body.razorpay_payment_id,
     signature = body.razorpay_signature }
-  return pg.tx(function(tx)
-    if not tx:one("SELECT status FROM payments WHERE razorpay_order_id = $1 FOR UPDATE", body.razorpay_order_id) then
-      app.fail(404, "not_found")
-    end
-    tx:commit{ { [[UPDATE payments SET status = 'paid', razorpay_payment_id = $2, verified = verified + 1
-      WHERE razorpay_order_id = $1]], body.razorpay_order_id, body.razorpay_payment_id } }
-    return { status = "paid" }
+  local found = pg.tx(function(tx) -- lock, change and COMMIT travel together
+    return tx:commit{
+      { "SELECT status FROM payments WHERE razorpay_order_id = $1 FOR UPDATE", body.razorpay_order_id },
+      { [[UPDATE payments SET status = 'paid', razorpay_payment_id = $2, verified = verified + 1
+        WHERE razorpay_order_id = $1]], body.razorpay_order_id, body.razorpay_payment_id },
+    }
   end)
+  if not found[1][1] then app.fail(404, "not_found") end
+  return { status = "paid" }
 end)
 
 return routes
