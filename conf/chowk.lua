@@ -25,6 +25,10 @@ return {
     -- url = "redis://127.0.0.1:6379/0",
   },
 
+  seq = {
+    formats = { order = "PC{fy}-{n:6}" },   -- PC2627-000123: at most 16 characters, as a GST invoice allows
+  },
+
   payments = {
     -- confirm = "fetch",    -- production: paid when Razorpay says captured. "signature" (development): when the
                              -- checkout signature is valid
@@ -37,7 +41,6 @@ return {
       state = "27",          -- GST state code the goods are sold from: Maharashtra
     },
     orders = {
-      number_prefix = "PC",  -- PC2627-000123; at most 3 letters, so that the number fits a GST invoice's 16 characters
       payment_minutes = 30,  -- how long an unpaid order keeps its stock
       token_secret = env("ORDER_TOKEN_SECRET", ""),   -- derives guests' access tokens; else razorpay.key_secret does
     },

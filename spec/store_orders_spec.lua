@@ -303,13 +303,16 @@ describe("an order", function()
     it("has a number of its own: 200 at once", function()
       local calls, seen = {}, {}
       for i = 1, 200 do calls[i] = shop.order_call({ [MUG] = 1 }) end
-      local before = s:sql("SELECT max(value) AS n FROM sequences")[1].n
+      local last = "PC"
       for _, answer in ipairs(s:parallel(calls)) do
         assert.equal(201, answer.status, answer.body)
         assert.is_nil(seen[answer.json.number])
         seen[answer.json.number] = true
+        if answer.json.number > last then last = answer.json.number end
       end
-      assert.equal(before + 200, s:sql("SELECT max(value) AS n FROM sequences")[1].n)
+      -- Numbers come from blocks leased beforehand: none is beyond what the database has given away.
+      local given = s:sql("SELECT max(value) AS n FROM sequences")[1].n
+      assert.is_true(tonumber(last:sub(-6)) <= given)
     end)
 
     it("never oversells: 200 for the last 50", function()

@@ -2,7 +2,6 @@
 package.path = "lua/?.lua;" .. package.path
 local gst = require "store.policies.gst"
 local coupon = require "store.policies.coupon"
-local numbering = require "store.policies.numbering"
 local shipping = require "store.policies.shipping"
 local place_of_supply = require "store.policies.place_of_supply"
 
@@ -93,27 +92,6 @@ describe("coupon.apply", function()
     assert.equal("coupon_minimum", why(row { min_subtotal_paise = 2 }, 1, 0))
     assert.equal("coupon_used_up", why(row { usage_limit = 3, used = 3 }, 1, 0))
     assert.equal("coupon_already_used", why(row {}, 1, 1))
-  end)
-end)
-
-describe("numbering", function()
-  local function at(y, m, d, h, min, s)   -- a moment given in UTC
-    local noon = { year = 1970, month = 1, day = 1, hour = 12 }
-    local days = os.time { year = y, month = m, day = d, hour = 12 } - os.time(noon)
-    return math.floor(days / 86400 + 0.5) * 86400 + h * 3600 + min * 60 + s
-  end
-
-  it("turns the financial year at midnight in Kolkata, not in Greenwich", function()
-    assert.equal("2025-26", numbering.financial_year(at(2026, 3, 31, 18, 29, 59)))
-    assert.equal("2026-27", numbering.financial_year(at(2026, 3, 31, 18, 30, 0)))
-    assert.equal("2026-27", numbering.financial_year(at(2026, 12, 31, 23, 0, 0)))
-    assert.equal("2099-00", numbering.financial_year(at(2099, 5, 1, 0, 0, 0)))
-  end)
-
-  it("formats, and refuses what no longer fits an invoice", function()
-    assert.equal("PC2627-000123", numbering.format("PC", "2026-27", 123))
-    assert.equal("PC2627-1000000", numbering.format("PC", "2026-27", 1000000))
-    assert.has_error(function() numbering.format("CHOWKX", "2026-27", 123) end)
   end)
 end)
 

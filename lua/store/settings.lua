@@ -10,7 +10,6 @@ end
 return {
   development = config.development,
   shop_state = given.shop.state,
-  number_prefix = given.orders.number_prefix,
   payment_minutes = given.orders.payment_minutes,
   -- Razorpay's key is secret, too, and always there where money is taken: it will do until there is one for this.
   token_secret = unless_empty(given.orders.token_secret) or config.get("razorpay.key_secret"),

@@ -1,19 +1,18 @@
 --- Placing an order: one transaction, decided before anything is written.
 --
---   1. claim the Idempotency-Key, lock the stock in SKU order, read prices     (one round trip)
---   2. lock the coupon and count its uses, if there is one                     (one)
---   3. reserve the stock, take the order number                                (one)
---   4. insert order, lines, event and the stored answer, commit                (one)
+--   1. claim the Idempotency-Key, lock the stock in SKU order, read prices                          (one round trip)
+--   2. lock the coupon and count its uses, if there is one                                          (one)
+--   3. reserve the stock, insert order, lines, event and the stored answer, commit                  (one)
 --
--- Locks are taken in the same sequence by everyone: key, SKUs, coupon, number. The number's row is the one everybody
--- needs, so it comes last and is held for one round trip.
+-- Locks are taken in the same sequence by everyone: key, SKUs, coupon. The order number comes from a block leased in
+-- memory, so that nobody queues on one row of the database.
 local json = require "chowk.json"
 local pg = require "chowk.pg"
+local seq = require "chowk.seq"
 local coupon_policy = require "store.policies.coupon"
 local gst = require "store.policies.gst"
 local guest_token = require "store.guest_token"
 local idempotency = require "store.idempotency"
-local numbering = require "store.policies.numbering"
 local razorpay_id = require "store.razorpay_id"
 local settings = require "store.settings"
 local shipping = require "store.policies.shipping"
@@ -145,8 +144,6 @@ local function insert_order(order)
     order.razorpay_order_id or pg.null, settings.payment_minutes, pg.jsonb(order.lines) }
 end
 
-local function next_number(year) return { "SELECT get_next_order_sequence('order', $1) AS n", year } end
-
 -- ---- the answer --------------------------------------------------------------------------------------------
 
 local function describe(order)
@@ -182,7 +179,7 @@ local function finish_refused(tx, claim, refusal)
 end
 
 local function finish_placed(tx, claim, order)
-  local last = { insert_order(order) }
+  local last = { stock.reserve(order.lines), insert_order(order) }
   if order.coupon_code then last[#last + 1] = count_coupon(order) end
   local answer = {
     status = 201,
@@ -216,9 +213,7 @@ local function place(tx, claim, request)
   end
   settle_amounts(order, coupon)
 
-  local year = numbering.financial_year(os.time())
-  local taken = tx:all { stock.reserve(order.lines), next_number(year) }
-  order.number = numbering.format(settings.number_prefix, year, taken[2][1].n)
+  order.number = seq.next("order")
   order.razorpay_order_id = settings.development and razorpay_id.order() or nil
   return finish_placed(tx, claim, order)
 end
