@@ -23,6 +23,9 @@ return {
 
   redis = {
     -- url = "redis://127.0.0.1:6379/0",
+    -- url = "rediss://default:" .. env("REDIS_TOKEN") .. "@cache.example.com:6379",   -- TLS, the name is verified
+    -- url = "redis+sentinel://:password@10.0.0.1,10.0.0.2,10.0.0.3/shop/0",           -- asks who is the primary
+    -- ca = "/etc/chowk/redis-ca.pem",   -- for rediss:// with certificates of your own
   },
 
   seq = {

@@ -54,7 +54,8 @@ describe("configuration", function()
   it("names the environment variable of a bad value", function()
     refused("return {}", 'PORT: expected 0..65535, got "http"', "PORT=http")
     refused("return {}", 'environment variable REDIS_URL: redis.url: expected a URL starting with "redis://" '
-      .. 'or "rediss://" or "unix://", got another string', "REDIS_URL=localhost")
+      .. 'or "rediss://" or "redis+sentinel://" or "rediss+sentinel://" or "unix://", got another string',
+      "REDIS_URL=localhost")
   end)
 
   it("refuses development secrets in production", function()

@@ -36,7 +36,7 @@ function tests.pipeline()
 end
 
 local MISUSE = {
-  multi = function() redis.multi() end,
+  multi = function() redis.call("MULTI") end,
   select = function() redis.select(3) end,
   in_pipeline = function() redis.pipeline { { "SET", "untouched", "1" }, { "BLPOP", "l", 0 } } end,
   no_value = function() redis.set("k", nil) end,
@@ -121,7 +121,7 @@ describe("chowk.redis", function()
       assert.is_false(r[name].ok)
       assert.equal("refused", r[name].code)
     end
-    assert.truthy(r.multi.text:find("redis.pipeline", 1, true))
+    assert.truthy(r.multi.text:find("redis.multi", 1, true))
     assert.truthy(r.select.text:find("redis.url", 1, true))
     assert.is_true(r.untouched)
   end)

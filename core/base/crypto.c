@@ -74,6 +74,11 @@ void crypto_sha256(struct slice data, unsigned char out[CRYPTO_SHA256_LEN])
     CHECK(EVP_DigestFinal_ex(ctx, out, NULL) == 1);
 }
 
+void crypto_sha1(struct slice data, unsigned char out[CRYPTO_SHA1_LEN])
+{
+    CHECK(EVP_Digest(bytes_of(data), data.len, out, NULL, EVP_sha1(), NULL) == 1);
+}
+
 void crypto_hmac_sha256(struct slice key, struct slice data, unsigned char out[CRYPTO_SHA256_LEN])
 {
     EVP_MAC_CTX *ctx = contexts_get()->mac;

@@ -5,6 +5,8 @@
 
 #define CRYPTO_SHA256_LEN 32
 void crypto_sha256(struct slice data, unsigned char out[CRYPTO_SHA256_LEN]);
+#define CRYPTO_SHA1_LEN 20
+void crypto_sha1(struct slice data, unsigned char out[CRYPTO_SHA1_LEN]); /* names Redis scripts; proves nothing */
 void crypto_hmac_sha256(struct slice key, struct slice data, unsigned char out[CRYPTO_SHA256_LEN]);
 /* Time depends only on the length; false at once if lengths differ. */
 bool crypto_equal(struct slice a, struct slice b);

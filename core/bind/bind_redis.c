@@ -1,6 +1,7 @@
-/* chowk.core.redis: command(name, …) and pipeline(list), for lua/chowk/redis.lua. Both park, and end with
- * `true, result` or `false, err` for its `settle`. Arguments are checked and made into bytes before anything starts;
- * a number is written so that it reads back as the same number (T15), never by lua_tostring. */
+/* chowk.core.redis: command, pipeline, multi and scripts, for lua/chowk/redis.lua (subscriptions: bind_redis_sub.c).
+ * Each parks, and ends with `true, result` or `false, err` for its `settle`. Arguments are checked and made into bytes
+ * before anything starts; a number is written so that it reads back as the same number (T15), never by lua_tostring. */
+#include "bind/bind_redis.h"
 #include "bind/modules.h"
 
 #include <inttypes.h>
@@ -15,6 +16,7 @@
 
 #define EXACT_INT 100000000000000 /* DESIGN 5: from here on, a number is a string */
 #define MAX_PIPELINE 10000
+#define SCRIPT_META "chowk.redis.script"
 
 /* ---- results -------------------------------------------------------------------------------------------------- */
 
@@ -130,28 +132,35 @@ NORETURN static void bad_argument(lua_State *L, struct slice command, int i)
               lua_istable(L, -1) ? " (write json.encode(t))" : "");
 }
 
-/* The arguments of one command stand in stack slots from..top. */
-static struct redis_argv read_stack(lua_State *L, int from, struct arena *arena)
+/* The values in stack slots from..top, as arguments of `command` ("": the first of them is its name). */
+static struct redis_argv read_values(lua_State *L, int from, struct slice command, struct arena *arena)
 {
     size_t argc = (size_t)(lua_gettop(L) - from + 1);
-    if (argc == 0)
-        lx_misuse(L, "redis: expected a command");
     struct slice *argv = arena_alloc(arena, argc * sizeof *argv);
     for (int i = 0; i < (int)argc; i++) {
+        bool is_name = i == 0 && command.len == 0;
         lua_pushvalue(L, from + i);
-        if ((i == 0 && lua_type(L, -1) != LUA_TSTRING) || !top_as_bytes(L, arena, &argv[i]))
-            bad_argument(L, argv[0], i);
+        if ((is_name && lua_type(L, -1) != LUA_TSTRING) || !top_as_bytes(L, arena, &argv[i]))
+            bad_argument(L, command.len > 0 ? command : argv[0], command.len > 0 ? i + 1 : i);
         lua_pop(L, 1);
     }
     return (struct redis_argv){argv, argc};
 }
 
+/* The arguments of one command stand in stack slots 1..top. */
+static struct redis_argv read_stack(lua_State *L, struct arena *arena)
+{
+    if (lua_gettop(L) == 0)
+        lx_misuse(L, "redis: expected a command");
+    return read_values(L, 1, slice_of(NULL, 0), arena);
+}
+
 /* Stack: …, {name, args…}. The table keeps its strings alive. */
-static struct redis_argv read_table(lua_State *L, int i_command, struct arena *arena)
+static struct redis_argv read_table(lua_State *L, const char *what, int i_command, struct arena *arena)
 {
     size_t argc = lua_istable(L, -1) ? lua_objlen(L, -1) : 0;
     if (argc == 0)
-        lx_misuse(L, "redis.pipeline: item %d must be a command such as {\"GET\", key}", i_command);
+        lx_misuse(L, "%s: item %d must be a command such as {\"GET\", key}", what, i_command);
     struct slice *argv = arena_alloc(arena, argc * sizeof *argv);
     for (int i = 0; i < (int)argc; i++) {
         lua_rawgeti(L, -1, i + 1);
@@ -163,7 +172,7 @@ static struct redis_argv read_table(lua_State *L, int i_command, struct arena *a
 }
 
 /* Returns `false, err` when no Redis is configured: 2, else 0. */
-static int push_unconfigured(lua_State *L)
+int bind_redis_push_unconfigured(lua_State *L)
 {
     struct err err = {0};
     if (vm_env(vm_of(L))->redis)
@@ -176,35 +185,49 @@ static int push_unconfigured(lua_State *L)
 
 /* ---- functions ------------------------------------------------------------------------------------------------ */
 
+/* 0: none. A command that blocks may then wait for ever, the others have redis.h's default. */
+static uint64_t deadline_of(const struct co *co)
+{
+    return co_has_deadline(co) ? co_deadline(co) : 0;
+}
+
 /* command(name, …) → true, value | false, err */
 static int command(lua_State *L)
 {
-    struct redis_argv args = read_stack(L, 1, vm_scratch(vm_of(L)));
-    int n = push_unconfigured(L);
+    struct redis_argv args = read_stack(L, vm_scratch(vm_of(L)));
+    int n = bind_redis_push_unconfigured(L);
     if (n > 0)
         return n;
     struct co *co = co_op_begin(L, cancel_command, NULL);
     struct redis_call call = {
-        .argv = args.argv, .argc = args.argc, .deadline_ms = co_deadline(co), .done = on_command, .data = co};
+        .argv = args.argv, .argc = args.argc, .deadline_ms = deadline_of(co), .done = on_command, .data = co};
     co_op_set_data(co, redis_command(vm_env(vm_of(L))->redis, &call));
     return co_park(L);
+}
+
+/* The list of commands at arg 1; *n_commands of them. `what` and `example` are for the one who got it wrong. */
+static struct redis_argv *check_list(lua_State *L, const char *what, struct arena *arena, size_t *n_commands)
+{
+    size_t n = lua_istable(L, 1) ? lua_objlen(L, 1) : 0;
+    if (n == 0 || n > MAX_PIPELINE)
+        lx_misuse(L, "%s: expected a list of 1..%d commands: %s{ {\"GET\", a}, {\"GET\", b} }", what, MAX_PIPELINE,
+                  what);
+    struct redis_argv *commands = arena_alloc(arena, n * sizeof *commands);
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, 1, (int)i + 1);
+        commands[i] = read_table(L, what, (int)i + 1, arena);
+        lua_pop(L, 1);
+    }
+    *n_commands = n;
+    return commands;
 }
 
 /* pipeline({{name, …}, …}) → true, {value | err, …} | false, err */
 static int pipeline(lua_State *L)
 {
-    struct arena *arena = vm_scratch(vm_of(L));
-    size_t n_commands = lua_istable(L, 1) ? lua_objlen(L, 1) : 0;
-    if (n_commands == 0 || n_commands > MAX_PIPELINE)
-        lx_misuse(L, "redis.pipeline: expected a list of 1..%d commands: redis.pipeline{ {\"GET\", a}, {\"GET\", b} }",
-                  MAX_PIPELINE);
-    struct redis_argv *commands = arena_alloc(arena, n_commands * sizeof *commands);
-    for (size_t i = 0; i < n_commands; i++) {
-        lua_rawgeti(L, 1, (int)i + 1);
-        commands[i] = read_table(L, (int)i + 1, arena);
-        lua_pop(L, 1);
-    }
-    int n = push_unconfigured(L);
+    size_t n_commands;
+    struct redis_argv *commands = check_list(L, "redis.pipeline", vm_scratch(vm_of(L)), &n_commands);
+    int n = bind_redis_push_unconfigured(L);
     if (n > 0)
         return n;
     struct co *co = co_op_begin(L, cancel_pipeline, NULL);
@@ -217,10 +240,75 @@ static int pipeline(lua_State *L)
     return co_park(L);
 }
 
+/* multi({{name, …}, …}) → true, {value | err, …} | false, err */
+static int multi(lua_State *L)
+{
+    size_t n_commands;
+    struct redis_argv *commands = check_list(L, "redis.multi", vm_scratch(vm_of(L)), &n_commands);
+    int n = bind_redis_push_unconfigured(L);
+    if (n > 0)
+        return n;
+    struct co *co = co_op_begin(L, cancel_command, NULL);
+    struct redis_multi_call call = {
+        .commands = commands, .n_commands = n_commands, .deadline_ms = co_deadline(co), .done = on_command, .data = co};
+    co_op_set_data(co, redis_multi(vm_env(vm_of(L))->redis, &call));
+    return co_park(L);
+}
+
+/* ---- scripts -------------------------------------------------------------------------------------------------- */
+
+/* script(source) → handle; its text lies behind it */
+static int script_new(lua_State *L)
+{
+    struct slice source = lx_check_slice(L, 1);
+    struct redis_script *script = lua_newuserdata(L, sizeof *script + source.len);
+    char *text = (char *)(script + 1);
+    memcpy(text, source.ptr, source.len);
+    redis_script_create(script, slice_of(text, source.len));
+    luaL_getmetatable(L, SCRIPT_META);
+    lua_setmetatable(L, -2);
+    return 1;
+}
+
+/* run_script(handle, keys, …) → true, value | false, err */
+static int script_run(lua_State *L)
+{
+    struct redis_script *script = luaL_checkudata(L, 1, SCRIPT_META);
+    struct arena *arena = vm_scratch(vm_of(L));
+    struct redis_argv keys = {0}, args = {0};
+    if (!lua_istable(L, 2))
+        lx_misuse(L, "redis script: expected the list of keys first: script({ key }, …), got %s", luaL_typename(L, 2));
+    lua_pushvalue(L, 2);
+    if (lua_objlen(L, 2) > 0)
+        keys = read_table(L, "redis script: keys", 1, arena);
+    lua_pop(L, 1);
+    if (lua_gettop(L) > 2)
+        args = read_values(L, 3, SLICE("script"), arena);
+    int n = bind_redis_push_unconfigured(L);
+    if (n > 0)
+        return n;
+    struct co *co = co_op_begin(L, cancel_command, NULL);
+    struct redis_script_call call = {.keys = keys.argv,
+                                     .n_keys = keys.argc,
+                                     .args = args.argv,
+                                     .n_args = args.argc,
+                                     .deadline_ms = co_deadline(co),
+                                     .done = on_command,
+                                     .data = co};
+    co_op_set_data(co, redis_script_run(vm_env(vm_of(L))->redis, script, &call));
+    return co_park(L);
+}
+
 int bind_redis_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"command", command}, {"pipeline", pipeline}, {NULL, NULL}};
-    lua_createtable(L, 0, 2);
+    static const luaL_Reg functions[] = {{"command", command},   {"pipeline", pipeline},     {"multi", multi},
+                                         {"script", script_new}, {"run_script", script_run}, {NULL, NULL}};
+    luaL_newmetatable(L, SCRIPT_META);
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
+    lua_createtable(L, 0, 9);
     luaL_setfuncs(L, functions, 0);
+    bind_redis_sub_open(L);
     return 1;
 }

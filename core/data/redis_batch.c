@@ -1,11 +1,10 @@
 /* Several commands with one completion. Each is a command of redis.c like any other; what this file adds is the copy of
  * the values until the last has come, because a value is only borrowed for its own completion. */
-#include "data/redis.h"
-
+#include <stdio.h>
 #include <stdlib.h>
 
-#include "base/arena.h"
 #include "data/redis_guard.h"
+#include "data/redis_priv.h"
 
 #define BATCH_MAGIC 0x4ed15003u
 
@@ -81,35 +80,51 @@ static void on_done(void *data, const struct redis_value *value, const struct er
         batch_complete(batch, NULL);
 }
 
-/* The one command to send if it is refused: it fails, and the batch with it. */
-static const struct redis_argv *find_refused(const struct redis_batch_call *call)
+/* Why the batch may not be sent; false: it may. */
+static bool is_refused(const struct redis_batch_call *call, char *message, size_t cap)
 {
-    const char *advice;
     for (size_t i = 0; i < call->n_commands; i++) {
+        const char *advice = "waits inside Redis, and the others would wait behind it: call it alone";
         const struct redis_argv *command = &call->commands[i];
-        if (redis_guard(command->argv, command->argc, &advice) == REDIS_REFUSED)
-            return command;
+        enum redis_effect effect = redis_guard(command->argv, command->argc, &advice);
+        if (effect != REDIS_REFUSED && effect != REDIS_BLOCKS)
+            continue;
+        size_t len = command->argv[0].len < 64 ? command->argv[0].len : 64;
+        snprintf(message, cap, "redis: %.*s %s", (int)len, command->argv[0].ptr, advice);
+        return true;
     }
-    return NULL;
+    return false;
+}
+
+static struct redis_batch *batch_new(size_t n_slots, const struct redis_batch_call *call)
+{
+    struct redis_batch *batch = xalloc(sizeof *batch);
+    batch->magic = BATCH_MAGIC;
+    batch->n_slots = batch->n_pending = n_slots;
+    batch->slots = xalloc(n_slots * sizeof *batch->slots);
+    batch->values = xalloc(n_slots * sizeof *batch->values);
+    batch->done = call->done;
+    batch->data = call->data;
+    arena_create(&batch->arena);
+    for (size_t i = 0; i < n_slots; i++)
+        batch->slots[i].batch = batch;
+    return batch;
 }
 
 struct redis_batch *redis_pipeline(struct redis *redis, const struct redis_batch_call *call)
 {
     CHECK(call->n_commands > 0 && call->done);
-    const struct redis_argv *refused = find_refused(call), *commands = refused ? refused : call->commands;
-    struct redis_batch *batch = xalloc(sizeof *batch);
-    batch->magic = BATCH_MAGIC;
-    batch->n_slots = batch->n_pending = refused ? 1 : call->n_commands;
-    batch->slots = xalloc(batch->n_slots * sizeof *batch->slots);
-    batch->values = xalloc(batch->n_slots * sizeof *batch->values);
-    batch->done = call->done;
-    batch->data = call->data;
-    arena_create(&batch->arena);
+    char message[384];
+    if (is_refused(call, message, sizeof message)) {
+        struct redis_batch *batch = batch_new(1, call);
+        batch->slots[0].op = redis_op_fail(redis_op_new(redis, on_done, &batch->slots[0]), ERR_REFUSED, message);
+        return batch;
+    }
+    struct redis_batch *batch = batch_new(call->n_commands, call);
     for (size_t i = 0; i < batch->n_slots; i++) {
         struct slot *slot = &batch->slots[i];
-        slot->batch = batch;
-        slot->op = redis_command(redis, &(struct redis_call){.argv = commands[i].argv,
-                                                             .argc = commands[i].argc,
+        slot->op = redis_command(redis, &(struct redis_call){.argv = call->commands[i].argv,
+                                                             .argc = call->commands[i].argc,
                                                              .deadline_ms = call->deadline_ms,
                                                              .done = on_done,
                                                              .data = slot});

@@ -1,21 +1,23 @@
 /* T1 for Redis: the connection is shared by every request of the worker, so a command that changes the connection's
- * state (SELECT, MULTI, SUBSCRIBE, …) would change it under its neighbours, and one that blocks would hold them all up.
- * Those are refused with what to write instead. The same table knows which commands only read, which decides what a
- * lost reply means. A command that is not in it passes as a write. New rows: keep the order, the test checks it. */
+ * state (SELECT, MULTI, SUBSCRIBE, …) would change it under its neighbours: it is refused with what to write instead.
+ * One that blocks would hold them all up: it goes to a connection of its own. The same table knows which commands only
+ * read, which decides what a lost reply means. A command that is not in it passes as a write. New rows: keep the order,
+ * the test checks it. */
 #include "data/redis_guard.h"
 
 #include <stdlib.h>
 
 #define IN_URL "is a property of the shared connection: put it into redis.url (redis://user:password@host:port/db)"
 #define NO_MULTI                                                                                                       \
-    "would put other requests' commands into your transaction: use redis.pipeline{…} for one round trip, "           \
-    "or EVAL for all-or-nothing"
-#define NO_SUB "would stop the shared connection from answering anybody: it needs a connection of its own"
-#define NO_BLOCK "would hold up every other request's commands: use the form that does not block"
+    "would put other requests' commands into your transaction: use redis.multi{ {\"SET\", k, v}, … }, or "           \
+    "redis.script to decide on what it reads"
+#define NO_SUB "would stop the shared connection from answering anybody: use redis.subscribe"
+#define NO_STREAM "would stop the shared connection from answering anybody"
+#define NO_BLOCK "would hold up every other request's commands"
 #define NO_STATE "changes the shared connection under other requests' commands; leave it out"
 #define NO_ADMIN "is an operator's command: run it with redis-cli"
 
-enum rule { READ, REFUSE, CLIENT, BLOCK_OPTION, SCRIPT };
+enum rule { READ, REFUSE, CLIENT, TIMEOUT_FIRST, TIMEOUT_LAST, BLOCK_OPTION, SCRIPT };
 
 static const struct row {
     const char *name;
@@ -27,14 +29,14 @@ static const struct row {
     {"BITCOUNT", READ, NULL},
     {"BITFIELD_RO", READ, NULL},
     {"BITPOS", READ, NULL},
-    {"BLMOVE", REFUSE, NO_BLOCK ": LMOVE"},
-    {"BLMPOP", REFUSE, NO_BLOCK ": LMPOP"},
-    {"BLPOP", REFUSE, NO_BLOCK ": LPOP"},
-    {"BRPOP", REFUSE, NO_BLOCK ": RPOP"},
-    {"BRPOPLPUSH", REFUSE, NO_BLOCK ": LMOVE"},
-    {"BZMPOP", REFUSE, NO_BLOCK ": ZMPOP"},
-    {"BZPOPMAX", REFUSE, NO_BLOCK ": ZPOPMAX"},
-    {"BZPOPMIN", REFUSE, NO_BLOCK ": ZPOPMIN"},
+    {"BLMOVE", TIMEOUT_LAST, NULL},
+    {"BLMPOP", TIMEOUT_FIRST, NULL},
+    {"BLPOP", TIMEOUT_LAST, NULL},
+    {"BRPOP", TIMEOUT_LAST, NULL},
+    {"BRPOPLPUSH", TIMEOUT_LAST, NULL},
+    {"BZMPOP", TIMEOUT_FIRST, NULL},
+    {"BZPOPMAX", TIMEOUT_LAST, NULL},
+    {"BZPOPMIN", TIMEOUT_LAST, NULL},
     {"CLIENT", CLIENT, "with this subcommand " NO_STATE},
     {"COMMAND", READ, NULL},
     {"DBSIZE", READ, NULL},
@@ -78,21 +80,21 @@ static const struct row {
     {"LRANGE", READ, NULL},
     {"MEMORY", READ, NULL},
     {"MGET", READ, NULL},
-    {"MONITOR", REFUSE, NO_SUB},
+    {"MONITOR", REFUSE, NO_STREAM},
     {"MULTI", REFUSE, NO_MULTI},
     {"OBJECT", READ, NULL},
     {"PEXPIRETIME", READ, NULL},
     {"PFCOUNT", READ, NULL},
     {"PING", READ, NULL},
     {"PSUBSCRIBE", REFUSE, NO_SUB},
-    {"PSYNC", REFUSE, NO_SUB},
+    {"PSYNC", REFUSE, NO_STREAM},
     {"PTTL", READ, NULL},
     {"PUNSUBSCRIBE", REFUSE, NO_SUB},
     {"QUIT", REFUSE, NO_STATE},
     {"RANDOMKEY", READ, NULL},
     {"READONLY", REFUSE, NO_STATE},
     {"READWRITE", REFUSE, NO_STATE},
-    {"REPLCONF", REFUSE, NO_SUB},
+    {"REPLCONF", REFUSE, NO_STREAM},
     {"RESET", REFUSE, NO_STATE},
     {"ROLE", READ, NULL},
     {"SAVE", REFUSE, NO_BLOCK ": BGSAVE"},
@@ -116,7 +118,7 @@ static const struct row {
     {"SUBSTR", READ, NULL},
     {"SUNION", READ, NULL},
     {"SUNSUBSCRIBE", REFUSE, NO_SUB},
-    {"SYNC", REFUSE, NO_SUB},
+    {"SYNC", REFUSE, NO_STREAM},
     {"TIME", READ, NULL},
     {"TTL", READ, NULL},
     {"TYPE", READ, NULL},
@@ -129,8 +131,8 @@ static const struct row {
     {"XLEN", READ, NULL},
     {"XPENDING", READ, NULL},
     {"XRANGE", READ, NULL},
-    {"XREAD", BLOCK_OPTION, "with BLOCK " NO_BLOCK ": leave BLOCK out"},
-    {"XREADGROUP", BLOCK_OPTION, "with BLOCK " NO_BLOCK ": leave BLOCK out"},
+    {"XREAD", BLOCK_OPTION, NULL},
+    {"XREADGROUP", BLOCK_OPTION, NULL},
     {"XREVRANGE", READ, NULL},
     {"ZCARD", READ, NULL},
     {"ZCOUNT", READ, NULL},
@@ -174,15 +176,15 @@ static const struct row *find(struct slice name)
 }
 
 /* BLOCK stands before STREAMS; behind it come keys and ids, which may be spelled "block". */
-static bool has_block_option(const struct slice *argv, size_t argc)
+static size_t find_block_option(const struct slice *argv, size_t argc)
 {
-    for (size_t i = 1; i < argc && !slice_ieq(argv[i], SLICE("STREAMS")); i++) {
+    for (size_t i = 1; i + 1 < argc && !slice_ieq(argv[i], SLICE("STREAMS")); i++) {
         if (slice_ieq(argv[i], SLICE("BLOCK")))
-            return true;
+            return i + 1;
         if (slice_ieq(argv[i], SLICE("GROUP")))
             i += 2;
     }
-    return false;
+    return 0;
 }
 
 static bool is_harmless_client(const struct slice *argv, size_t argc)
@@ -196,20 +198,40 @@ enum redis_effect redis_guard(const struct slice *argv, size_t argc, const char 
     const struct row *row = find(argv[0]);
     if (!row)
         return REDIS_WRITES;
-    *advice = row->advice;
+    if (row->advice)
+        *advice = row->advice;
     switch (row->rule) {
     case READ:
         return REDIS_READS;
     case REFUSE:
         return REDIS_REFUSED;
+    case TIMEOUT_FIRST:
+    case TIMEOUT_LAST:
+        return REDIS_BLOCKS;
     case CLIENT:
         return is_harmless_client(argv, argc) ? REDIS_READS : REDIS_REFUSED;
     case BLOCK_OPTION: /* XREADGROUP moves the group's cursor, so it is not a read */
-        if (has_block_option(argv, argc))
-            return REDIS_REFUSED;
+        if (find_block_option(argv, argc) > 0)
+            return REDIS_BLOCKS;
         return slice_ieq(argv[0], SLICE("XREAD")) ? REDIS_READS : REDIS_WRITES;
     case SCRIPT:
         return argc >= 2 && slice_ieq(argv[1], SLICE("DEBUG")) ? REDIS_REFUSED : REDIS_WRITES;
     }
     WRONG("redis_guard: rule");
+}
+
+struct redis_blocking redis_guard_blocking(const struct slice *argv, size_t argc)
+{
+    const struct row *row = find(argv[0]);
+    CHECK(row);
+    if (row->rule == TIMEOUT_FIRST || row->rule == TIMEOUT_LAST)
+        return (struct redis_blocking){.timeout = argc < 2                     ? 0
+                                                  : row->rule == TIMEOUT_FIRST ? 1
+                                                                               : argc - 1,
+                                       .resumes = true};
+    bool reads = slice_ieq(argv[0], SLICE("XREAD")), is_tail = false;
+    for (size_t i = 1; i < argc; i++)
+        is_tail = is_tail || slice_eq(argv[i], SLICE("$"));
+    return (struct redis_blocking){
+        .timeout = find_block_option(argv, argc), .in_ms = true, .reads = reads, .resumes = !(reads && is_tail)};
 }

@@ -281,6 +281,11 @@ void co_check(lua_State *L)
     lua_error(L);
 }
 
+bool co_has_deadline(const struct co *co)
+{
+    return co->deadline_ms > 0;
+}
+
 static void refuse_boundary(lua_State *L)
 {
     lx_misuse(L, "this call waits, and cannot inside a callback of table.sort, string.gsub or a metamethod of a C "

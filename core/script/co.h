@@ -29,6 +29,7 @@ void co_start(struct co *co, int n_args, uint64_t deadline_ms /* 0: none */, co_
 struct co *co_current(lua_State *L);       /* raises "… may not be called while loading" when none runs */
 struct co *co_running(lua_State *L);       /* NULL: none, as while loading */
 uint64_t co_deadline(const struct co *co); /* for calls out: min(co's, now + default) */
+bool co_has_deadline(const struct co *co); /* false: waits that are meant to be long need not end */
 
 typedef void (*co_cancel_fn)(struct co *co, void *data);
 /* Registers the one pending operation. Raises the sticky error if the co was cancelled, and refuses inside a C

@@ -43,10 +43,16 @@ static enum status open_redis(struct host *host, const struct host_opts *opts, s
 {
     if (!config_is_set(opts->config, CONFIG_REDIS_URL))
         return OK;
+    const struct config *config = opts->config;
     struct redis_opts redis = {.loop = host->loop,
                                .names = host->names,
-                               .url = config_text(opts->config, CONFIG_REDIS_URL),
-                               .max_waiters = (unsigned)config_number(opts->config, CONFIG_REDIS_MAX_WAITERS)};
+                               .url = config_text(config, CONFIG_REDIS_URL),
+                               .ca_file =
+                                   config_is_set(config, CONFIG_REDIS_CA) ? config_text(config, CONFIG_REDIS_CA) : NULL,
+                               .max_waiters = (unsigned)config_number(config, CONFIG_REDIS_MAX_WAITERS),
+                               .offline_ms = (uint32_t)config_number(config, CONFIG_REDIS_OFFLINE_WAIT),
+                               .offline_max = (unsigned)config_number(config, CONFIG_REDIS_OFFLINE_QUEUE),
+                               .max_blocking = (unsigned)config_number(config, CONFIG_REDIS_BLOCKING_CONNECTIONS)};
     host->redis = redis_new(&redis, err);
     return host->redis ? OK : err_prefix(err, "redis.url");
 }

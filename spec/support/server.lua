@@ -4,6 +4,7 @@
 --   local server = require "spec.support.server"
 --   local s = server.start{ config = { workers = 2 }, env = { LIMITS = "off" } }   -- the shop
 --   local s = server.start{ app = [[ … ]] }                                         -- an application of one file
+--   local s = server.start{ app = …, redis_url = node:url() }                   -- a Redis of its own (support/redis)
 --   s:get(path, { headers = … })   s:post(path, { json = …, headers = … })   s:request(method, path, opts)
 --   s:parallel{ { "GET", "/x" }, { "POST", "/y", { json = … } } }   s:sql("SELECT …") → rows   s:exec("UPDATE …")
 --   s:log() → text   s:stop()   s:kill("TERM")   s:restart()
@@ -152,8 +153,8 @@ function M.start(opts)
   self.database_url = M.database_url(self.database)
   local db = next_id % 256
   self.redis_db = db
-  self.redis_url = "unix://" .. REDIS .. "?db=" .. db
-  must("redis-cli -s " .. REDIS .. " -n " .. db .. " flushdb")
+  self.redis_url = opts.redis_url or "unix://" .. REDIS .. "?db=" .. db
+  if not opts.redis_url then must("redis-cli -s " .. REDIS .. " -n " .. db .. " flushdb") end
   if opts.start ~= false then self:start_process() end
   return self
 end

@@ -10,10 +10,11 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { limits } from './limits.js';
 
 const here = import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname);
 const { values: opt } = parseArgs({ options: {
-  jobs: { type: 'string', default: 'json,cached,product,list,order,verify' }, rounds: { type: 'string', default: '5' },
+  jobs: { type: 'string', default: 'json,static,cached,product,list,order,verify' }, rounds: { type: 'string', default: '5' },
   seconds: { type: 'string', default: '4' }, connections: { type: 'string', default: '64' }, write: { type: 'boolean', default: false },
   only: { type: 'string' } } });
 const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'chowk-bench.'));
@@ -135,11 +136,16 @@ const chosen = opt.jobs.split(',');
 const names = [...new Set(chosen.flatMap((j) => jobs[j].who))].filter((n) => !opt.only || opt.only.split(',').includes(n));
 const servers = {};
 const table = [];
+let physical = [];
 try {
   for (const name of names) {
     const port = await freePort();
     servers[name] = { port, child: start(name, db, port) };
     await ready(port, servers[name].child, name);
+  }
+  if (!opt.only) {
+    physical = limits({ db, dir, seconds: Number(opt.seconds), redisSocket });
+    for (const [what, rate] of physical) console.log(`${String(rate).padStart(8)}/s  ${what}`);
   }
   console.log(line(HEAD));
   for (const job of chosen) {
@@ -166,6 +172,14 @@ Taken with \`make bench\`; the machine is shared, so read the ratios.
 ${line(HEAD)}
 |${HEAD.map(() => '---').join('|')}|
 ${table.map(line).join('\n')}
+
+## What the machine gives
+
+The same run, the tools that PostgreSQL and Redis ship (nginx \`return 200\` is the job "static" above):
+
+| limit | per second |
+|---|---|
+${physical.map(([what, rate]) => `| ${what} | ${rate} |`).join('\n')}
 `);
 }
 fs.rmSync(dir, { recursive: true });

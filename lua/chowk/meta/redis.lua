@@ -1,9 +1,10 @@
 ---@meta chowk.redis
--- luacheck: ignore 212 (signatures only)
+-- luacheck: ignore 212 241 (signatures only)
 
 ---Redis over one shared, pipelined connection per worker. Every command of Redis is a function, in lower case; the
 ---common ones are spelled out here. All of them wait, and raise `redis_error`, `unavailable`, `queue_full`, `deadline`,
----`outcome_unknown` or `refused`.
+---`outcome_unknown` or `refused`. Those that block inside Redis (`blpop` …) have connections of their own, and end with
+---the deadline at the latest.
 ---@class chowk.redis
 local redis = {}
 
@@ -18,9 +19,64 @@ function redis.call(name, ...) end
 
 ---Sends several commands in one write: `redis.pipeline{ {"GET", "a"}, {"INCR", "b"} }`. A reply is nil for Redis nil,
 ---and an error table where Redis answered with an error.
----@param commands chowk.redis.arg[][]
+---@param commands (chowk.redis.arg|chowk.redis.script|string[])[][] a script is `{ script, { keys }, args… }`
 ---@return (chowk.redis.reply|chowk.err)[]
 function redis.pipeline(commands) end
+
+---@class chowk.redis.recorder every command of Redis as a function that only notes it down
+---@field call fun(name: string, ...: chowk.redis.arg)
+---@field [string] fun(...: chowk.redis.arg)
+
+---A transaction: all of them run with nobody else's between, or none does. A command that fails when its turn comes
+---has its error in its place, and the others have run. To decide on what is read, use redis.script: there is no WATCH.
+---@param commands (chowk.redis.arg|chowk.redis.script|string[])[][]|fun(m: chowk.redis.recorder)
+---@return (chowk.redis.reply|chowk.err)[]
+function redis.multi(commands) end
+
+---@class chowk.redis.script
+---@overload fun(keys: string[], ...: chowk.redis.arg): chowk.redis.reply
+
+---A Lua script that runs inside Redis, all or nothing: `local take = redis.script[[…]]`, `take({ key }, 2)`. It is sent
+---by its hash, and by its text when Redis does not know that. May be made while loading; does not wait.
+---@param source string
+---@return chowk.redis.script
+function redis.script(source) end
+
+---@class chowk.redis.message
+---@field channel? string
+---@field payload? string
+---@field pattern? string the pattern it matched, after psubscribe
+---@field gap? true instead of all others: the connection was lost and is back; messages may have been missed
+
+---@class chowk.redis.subscription
+local subscription = {}
+
+---Waits. nil: nothing came within the timeout, or it was closed. Raises `queue_full` when this reader was too slow and
+---has been dropped.
+---@param timeout? number|string
+---@return chowk.redis.message?
+function subscription:next(timeout) end
+
+---`for message in sub:messages() do … end`, until it is closed.
+---@return fun(): chowk.redis.message?
+function subscription:messages() end
+
+function subscription:close() end
+
+---Returns once Redis has confirmed the channels; when Redis is away it returns all the same, goes on trying, and begins
+---with `{ gap = true }`. Not while loading. With a function: it is called with each message, in a task of its own.
+---@param channels string|string[]
+---@param fn? fun(message: chowk.redis.message)
+---@param options? { max_messages?: integer } how many may wait for the reader; 1000
+---@return chowk.redis.subscription
+function redis.subscribe(channels, fn, options) end
+
+---As subscribe, by glob patterns: "orders.*".
+---@param patterns string|string[]
+---@param fn? fun(message: chowk.redis.message)
+---@param options? { max_messages?: integer }
+---@return chowk.redis.subscription
+function redis.psubscribe(patterns, fn, options) end
 
 ---nil: no such key.
 ---@param key string
@@ -164,6 +220,12 @@ function redis.sadd(key, ...) end
 ---@param ... chowk.redis.arg
 ---@return integer
 function redis.srem(key, ...) end
+
+---Waits until an item comes: `{ key, item }`; nil after `timeout` seconds. 0: until the deadline, in a task for ever.
+---@param key string
+---@param ... string|number further keys, then the timeout
+---@return string[]?
+function redis.blpop(key, ...) end
 
 ---All of the set.
 ---@param key string

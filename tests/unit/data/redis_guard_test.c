@@ -53,14 +53,6 @@ static void refuses_what_poisons(void **state)
         "CLIENT REPLY OFF",
         "CLIENT",
         "CLIENT TRACKING ON",
-        "BLPOP l 0",
-        "BRPOP l 0",
-        "BLMOVE a b LEFT",
-        "BRPOPLPUSH a b",
-        "BLMPOP 0 1 l LEFT",
-        "BZPOPMIN z 0",
-        "BZPOPMAX z 0",
-        "BZMPOP 0 1 z MIN",
         "WAIT 1 0",
         "WAITAOF 1 0 0",
         "SYNC",
@@ -72,8 +64,6 @@ static void refuses_what_poisons(void **state)
         "READONLY",
         "ASKING",
         "SCRIPT DEBUG YES",
-        "XREAD BLOCK 0 STREAMS s $",
-        "XREADGROUP GROUP g c BLOCK 0 STREAMS s >",
     };
     const char *advice;
     check_all(lines, ARRAY_LEN(lines), REDIS_REFUSED);
@@ -87,9 +77,44 @@ static void refuses_what_poisons(void **state)
 static void ignores_case(void **state)
 {
     (void)state;
-    static const char *const lines[] = {"multi", "Select 0", "bLpOp l 0", "client reply skip",
-                                        "xread block 0 streams s"};
+    static const char *const lines[] = {"multi", "Select 0", "client reply skip"};
     check_all(lines, ARRAY_LEN(lines), REDIS_REFUSED);
+}
+
+static void knows_what_blocks(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line;
+        struct redis_blocking how;
+    } rows[] = {
+        {"BLPOP l 0", {2, false, false, true}},
+        {"bRpOp l m 0", {3, false, false, true}},
+        {"BLMOVE a b LEFT RIGHT 1.5", {5, false, false, true}},
+        {"BRPOPLPUSH a b 1", {3, false, false, true}},
+        {"BLMPOP 0 1 l LEFT", {1, false, false, true}},
+        {"BZPOPMIN z 0", {2, false, false, true}},
+        {"BZPOPMAX z 0", {2, false, false, true}},
+        {"BZMPOP 0 1 z MIN", {1, false, false, true}},
+        {"BLPOP", {0, false, false, true}},
+        {"xread block 10 streams s 0", {2, true, true, true}},
+        {"XREAD COUNT 5 BLOCK 0 STREAMS s $", {4, true, true, false}},
+        {"XREADGROUP GROUP g c BLOCK 0 STREAMS s >", {5, true, false, true}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct slice argv[16];
+        size_t argc = 0;
+        const char *advice = NULL;
+        for (const char *at = rows[i].line; *at; at += argv[argc++].len) {
+            at += *at == ' ';
+            argv[argc] = slice_of(at, strcspn(at, " "));
+        }
+        assert_int_equal(redis_guard(argv, argc, &advice), REDIS_BLOCKS);
+        struct redis_blocking how = redis_guard_blocking(argv, argc);
+        if (how.timeout != rows[i].how.timeout || how.in_ms != rows[i].how.in_ms || how.reads != rows[i].how.reads ||
+            how.resumes != rows[i].how.resumes)
+            fail_msg("%s", rows[i].line);
+    }
 }
 
 static void lets_relatives_pass(void **state)
@@ -132,9 +157,8 @@ static void finds_first_and_last(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refuses_what_poisons),
-        cmocka_unit_test(ignores_case),
-        cmocka_unit_test(lets_relatives_pass),
+        cmocka_unit_test(refuses_what_poisons), cmocka_unit_test(ignores_case),
+        cmocka_unit_test(knows_what_blocks),    cmocka_unit_test(lets_relatives_pass),
         cmocka_unit_test(finds_first_and_last),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

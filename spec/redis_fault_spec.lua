@@ -1,0 +1,152 @@
+-- Redis misbehaves under load: stopped, killed, restarted, cut off, stalled. Every request is answered within its
+-- deadline, with 200 or 503 and a code that says what is known; and all of it heals without a restart of chowk.
+local server = require "spec.support.server"
+local redis = require "spec.support.redis"
+local socket = require "socket"
+
+local APP = [==[
+local app, redis, task = require "chowk.app", require "chowk.redis", require "chowk.task"
+local routes = app.routes()
+local heard, gaps, worked = 0, 0, 0
+local add = redis.script [[ return redis.call("INCRBY", KEYS[1], ARGV[1]) ]]
+
+app.on_start(function()
+  redis.subscribe("news", function(message)
+    if message.gap then gaps = gaps + 1 else heard = heard + 1 end
+  end)
+  task.spawn(function()
+    while true do
+      local item, err = try(redis.blpop, "work", 0)
+      if item then worked = worked + 1 end
+      if err then task.sleep("50ms") end
+    end
+  end)
+end)
+
+routes:get("/read", { deadline = "1s" }, function() return { value = redis.get("key") } end)
+routes:get("/write", { deadline = "1s" }, function() return { number = redis.incr("counter") } end)
+routes:get("/multi", { deadline = "1s" }, function() return redis.multi { { "INCR", "left" }, { "INCR", "right" } } end)
+routes:get("/script", { deadline = "1s" }, function() return { add({ "scripted" }, 1) } end)
+routes:get("/pipeline", { deadline = "1s" }, function()
+  return { number = redis.pipeline { { "GET", "a" }, { "INCR", "b" } }[2] }
+end)
+routes:get("/block", { deadline = "1s" }, function() return { redis.blpop("nothing", 0.1) == nil } end)
+routes:get("/without", { deadline = "1s" }, function() -- the shop goes on
+  local value, err = try(redis.get, "key")
+  return { value = value, code = err and err.code }
+end)
+routes:get("/state", function() return { heard = heard, gaps = gaps, worked = worked } end)
+return routes
+]==]
+
+local PATHS = { "/read", "/write", "/multi", "/script", "/pipeline", "/block", "/without" }
+local KNOWN = { unavailable = true, outcome_unknown = true, deadline = true, queue_full = true }
+
+describe("Redis faults", function()
+  local s, node
+
+  setup(function()
+    node = redis.start()
+    s = server.start { app = APP, redis_url = node:url(), config = { workers = 2 } }
+  end)
+  teardown(function()
+    if s then s:stop() end
+    redis.stop_all()
+  end)
+
+  local function round()
+    local requests, failures = {}, 0
+    for i = 1, 4 * #PATHS do requests[i] = { "GET", PATHS[i % #PATHS + 1] } end
+    local from = socket.gettime()
+    for i, answer in ipairs(s:parallel(requests, 20)) do
+      local path = PATHS[i % #PATHS + 1]
+      if answer.status ~= 200 then
+        failures = failures + 1
+        assert.equal(503, answer.status, path .. " " .. answer.body)
+        assert.is_true(KNOWN[answer.json.code], answer.body)
+        assert.truthy(answer.headers["retry-after"], path)
+      end
+    end
+    -- The deadline is 1 s: ten times that would mean that something waits for ever.
+    assert.is_true(socket.gettime() - from < 10, "answers took " .. (socket.gettime() - from))
+    return failures
+  end
+
+  local function heals()
+    server.eventually("three rounds without a failure", function() return round() + round() + round() == 0 end)
+    local before = s:get("/state").json
+    server.eventually("a subscriber and a blocked task that work", function()
+      node:cli "publish news hello"
+      node:cli "rpush work item"
+      local now = s:get("/state").json
+      return now.heard > before.heard and now.worked > before.worked
+    end)
+    assert.equal(node:cli "get left", node:cli "get right")
+    assert.is_true(s:is_alive())
+  end
+
+  it("there are none to begin with", heals)
+
+  it("every connection is killed", function()
+    for _ = 1, 10 do
+      for _, kind in ipairs { "normal", "pubsub" } do node:cli("client kill type " .. kind .. " skipme yes") end
+      round()
+    end
+    heals()
+  end)
+
+  it("it is stopped and started again", function()
+    node:stop()
+    assert.is_true(round() > 0)
+    socket.sleep(1.2) -- beyond offline_wait: reads fail at once
+    local from = socket.gettime()
+    for _ = 1, 5 do assert.equal(503, s:get("/read").status) end
+    assert.is_true(socket.gettime() - from < 1)
+    assert.equal("unavailable", s:get("/without").json.code)
+    node:start()
+    heals()
+  end)
+
+  it("it is killed and comes back at once: reads wait for it", function()
+    node:kill()
+    node:start()
+    round()
+    heals()
+  end)
+
+  it("it stalls", function()
+    server.sh("(redis-cli -p " .. node.port .. " debug sleep 2.5 >/dev/null 2>&1 &)")
+    socket.sleep(0.1)
+    assert.is_true(round() > 0)
+    heals()
+  end)
+
+  it("it freezes without a word, for longer than a silence is believed", function()
+    node:signal "STOP"
+    for _ = 1, 3 do assert.is_true(round() > 0) end
+    socket.sleep(9)
+    round()
+    node:signal "CONT"
+    heals()
+    assert.truthy(s:log():find("no reply for", 1, true), "the dead connection was given up")
+  end)
+
+  it("it refuses for a while: a replica, no password, out of memory", function()
+    node:cli("replicaof 127.0.0.1 " .. server.free_port())
+    assert.is_true(round() > 0)
+    node:cli "replicaof no one"
+    heals()
+    node:cli "config set maxmemory 1"
+    local answer = s:get("/write")
+    assert.equal(500, answer.status)
+    assert.truthy(answer.body:find("OOM", 1, true), answer.body)
+    node:cli "config set maxmemory 0"
+    heals()
+    node:cli "config set requirepass hush"
+    node:cli "-a hush client kill type normal skipme yes"
+    assert.is_true(round() > 0)
+    assert.truthy(s:log():find("NOAUTH", 1, true))
+    node:cli "-a hush config set requirepass ''"
+    heals()
+  end)
+end)

@@ -1,0 +1,108 @@
+-- rediss:// against a real redis-server with TLS and a certificate authority of the spec's own.
+local server = require "spec.support.server"
+local redis = require "spec.support.redis"
+
+local APP = [==[
+local app, redis = require "chowk.app", require "chowk.redis"
+local routes = app.routes()
+routes:get("/", function() return { redis.set("k", ("x"):rep(300000)), #redis.get("k") } end)
+routes:get("/sub", function()
+  local sub = redis.subscribe("c")
+  redis.publish("c", "over tls")
+  local message = sub:next(2)
+  sub:close()
+  return { message.payload, redis.blpop("nothing", 0.05) == nil }
+end)
+return routes
+]==]
+
+local function openssl(dir, command)
+  local out, code = server.sh("cd " .. dir .. " && openssl " .. command)
+  assert(code == 0, out)
+end
+
+-- ca.crt and, signed by it, name.crt for a DNS name or an IP address.
+local function authority(dir, name)
+  openssl(dir, "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=" .. name
+    .. " -keyout " .. name .. ".key -out " .. name .. ".crt")
+end
+local function certificate(dir, ca, name, alt)
+  openssl(dir, "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=" .. name .. " -keyout " .. name
+    .. ".key -out " .. name .. ".csr")
+  server.sh("echo subjectAltName=" .. alt .. " >" .. dir .. "/" .. name .. ".ext")
+  openssl(dir, "x509 -req -days 2 -in " .. name .. ".csr -CA " .. ca .. ".crt -CAkey " .. ca .. ".key -CAcreateserial"
+    .. " -extfile " .. name .. ".ext -out " .. name .. ".crt")
+end
+
+describe("rediss://", function()
+  local dir, good, wrong
+
+  local function tls_node(name)
+    local port = server.free_port()
+    local file = dir .. "/" .. name
+    return redis.start { port = port, cli = "--tls --insecure", args = "--port 0 --tls-port " .. port
+      .. " --tls-cert-file " .. file .. ".crt --tls-key-file " .. file .. ".key --tls-ca-cert-file " .. dir
+      .. "/ca.crt --tls-auth-clients no --requirepass hush" }
+  end
+
+  setup(function()
+    dir = server.sh("mktemp -d /tmp/chowk-redis-ca.XXXXXX"):match("%S+")
+    authority(dir, "ca")
+    authority(dir, "stranger")
+    certificate(dir, "ca", "good", "DNS:localhost,IP:127.0.0.1")
+    certificate(dir, "ca", "wrong", "DNS:elsewhere.example")
+    good, wrong = tls_node "good", tls_node "wrong"
+  end)
+  teardown(function()
+    redis.stop_all()
+    server.sh("rm -rf " .. dir)
+  end)
+
+  local function with(url, config, fn)
+    local s = server.start { app = APP, redis_url = url, config = config and { redis = config } }
+    local ok, err = pcall(fn, s)
+    s:stop()
+    assert(ok, err)
+  end
+  local function refused(url, config, text)
+    with(url, config, function(s)
+      assert.equal(503, s:get("/").status)
+      assert.truthy(s:log():find(text, 1, true), s:log())
+    end)
+  end
+
+  it("verifies the name, by ca= in the URL or redis.ca", function()
+    with("rediss://:hush@localhost:" .. good.port .. "/1?ca=" .. dir .. "/ca.crt", nil, function(s)
+      local answer = s:get("/")
+      assert.same({ "OK", 300000 }, answer.json, answer.body .. s:log())
+      assert.same({ "over tls", true }, s:get("/sub").json)
+    end)
+    with("rediss://:hush@127.0.0.1:" .. good.port, { ca = dir .. "/ca.crt" }, function(s)
+      assert.same({ "OK", 300000 }, s:get("/").json, s:log())
+    end)
+  end)
+
+  it("refuses a certificate for another name", function()
+    refused("rediss://:hush@localhost:" .. wrong.port .. "?ca=" .. dir .. "/ca.crt", nil, "ostname mismatch")
+    refused("rediss://:hush@127.0.0.1:" .. wrong.port .. "?ca=" .. dir .. "/ca.crt", nil, "IP address mismatch")
+  end)
+
+  it("refuses an authority it does not know", function()
+    local url, failed = "rediss://:hush@localhost:" .. good.port, "certificate verify failed"
+    refused(url .. "?ca=" .. dir .. "/stranger.crt", nil, failed)
+    refused(url, nil, failed) -- by the system's store
+  end)
+
+  it("says when the port does not speak TLS", function()
+    local plain = redis.start()
+    refused("rediss://localhost:" .. plain.port .. "?ca=" .. dir .. "/ca.crt", nil, "redis: ")
+  end)
+
+  it("refuses to start without its CA file", function()
+    local s = server.start { app = APP, redis_url = "rediss://localhost:1?ca=/no/such.pem", start = false }
+    assert.is_false((pcall(s.start_process, s)))
+    assert.truthy(s:log():find("/no/such.pem", 1, true), s:log())
+    s.pid = nil
+    s:stop()
+  end)
+end)
