@@ -63,37 +63,65 @@ local function advance(call) -- one ready connection: write what is left, else r
   if err and err ~= "timeout" then call.done = true end
 end
 
--- list of { method, path, opts } → list of answers in the same order. A connection that fails has status 0 and .error.
-function M.parallel(host, port, requests, timeout)
-  local calls, open, answers = {}, 0, {}
-  for i, r in ipairs(requests) do
-    local sock = socket.tcp()
-    sock:settimeout(0)
-    local ok, err = sock:connect(host, port)
-    local call = { i = i, sock = sock, out = M.encode(host .. ":" .. port, r[1], r[2], r[3]), sent = 0, parts = {} }
-    if not ok and err ~= "timeout" and err ~= "Operation already in progress" then call.failed = err end
-    calls[sock], open = call, open + 1
-  end
+local function begin(host, port, i, r)
+  local sock = socket.tcp()
+  sock:settimeout(0)
+  local ok, err = sock:connect(host, port)
+  local call = { i = i, out = M.encode(host .. ":" .. port, r[1], r[2], r[3]), sent = 0, parts = {}, sock = sock,
+    since = socket.gettime() }
+  if not ok and err ~= "timeout" and err ~= "Operation already in progress" then call.failed = err end
+  return call
+end
+
+local function finish(call)
+  call.sock:close()
+  local answer = M.parse(table.concat(call.parts))
+  answer.error, answer.seconds = call.failed, socket.gettime() - call.since
+  return answer
+end
+
+-- Keeps `width` requests open: next_request() → { method, path, opts } until it gives nil; on_answer(i, answer) for each,
+-- i counting the requests. A connection that fails has status 0 and .error. Returns the number of requests.
+function M.flow(host, port, width, next_request, on_answer, timeout)
+  local calls, open, n, is_over = {}, 0, 0, false
   local deadline = socket.gettime() + (timeout or 60)
-  while open > 0 do
+  while true do
+    while open < width and not is_over do
+      local request = next_request()
+      if request then
+        n, open = n + 1, open + 1
+        local call = begin(host, port, n, request)
+        calls[call.sock] = call
+      else
+        is_over = true
+      end
+    end
     local reads, writes = {}, {}
     for sock, call in pairs(calls) do
       if call.done or call.failed then
-        sock:close()
-        local answer = M.parse(table.concat(call.parts))
-        answer.error = call.failed
-        answers[call.i], calls[sock], open = answer, nil, open - 1
+        calls[sock], open = nil, open - 1
+        on_answer(call.i, finish(call))
       elseif call.out then writes[#writes + 1] = sock
       else reads[#reads + 1] = sock end
     end
-    if open > 0 then
-      local left = deadline - socket.gettime()
-      if left <= 0 then error(open .. " answers are missing after " .. (timeout or 60) .. " s", 2) end
-      local r, w = socket.select(reads, writes, left)
+    if open == 0 and is_over then return n end
+    local left = deadline - socket.gettime()
+    if left <= 0 then error(open .. " answers are missing after " .. (timeout or 60) .. " s", 2) end
+    if #reads + #writes > 0 then
+      local r, w = socket.select(reads, writes, math.min(left, 0.1))
       for _, sock in ipairs(r) do advance(calls[sock]) end
       for _, sock in ipairs(w) do advance(calls[sock]) end
     end
   end
+end
+
+-- list of { method, path, opts } → list of answers in the same order.
+function M.parallel(host, port, requests, timeout)
+  local i, answers = 0, {}
+  M.flow(host, port, #requests, function()
+    i = i + 1
+    return requests[i]
+  end, function(k, answer) answers[k] = answer end, timeout)
   return answers
 end
 

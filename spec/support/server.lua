@@ -8,6 +8,9 @@
 --   s:get(path, { headers = … })   s:post(path, { json = …, headers = … })   s:request(method, path, opts)
 --   s:parallel{ { "GET", "/x" }, { "POST", "/y", { json = … } } }   s:sql("SELECT …") → rows   s:exec("UPDATE …")
 --   s:log() → text   s:stop()   s:kill("TERM")   s:restart()
+--
+-- pg = spec.support.postgres object: its database is made there. url = function(database) → the URL that chowk is given,
+-- as when it goes through a proxy or a pooler.
 local socket = require "socket"
 local json = require "dkjson"
 local http = require "spec.support.http"
@@ -37,16 +40,16 @@ local function must(command)
   return out
 end
 
-function M.database_url(name) return "postgresql:///" .. name .. "?host=" .. PG_DIR .. "&user=chowk" end
+function M.database_url(name, dir) return "postgresql:///" .. name .. "?host=" .. (dir or PG_DIR) .. "&user=chowk" end
 
 local PSQL = "psql -X -q -A -t -v ON_ERROR_STOP=1 "
 
-local function psql(database, sql)
+local function psql(database, sql, dir)
   local file = os.tmpname()
   local f = assert(io.open(file, "w"))
   f:write(sql)
   f:close()
-  local out, code = M.sh(PSQL .. quote(M.database_url(database)) .. " -f " .. quote(file))
+  local out, code = M.sh(PSQL .. quote(M.database_url(database, dir)) .. " -f " .. quote(file))
   os.remove(file)
   if code ~= 0 then error(sql .. "\n" .. out, 3) end
   return out
@@ -94,7 +97,13 @@ local stamp = tostring(math.floor(socket.gettime() * 1000) % 1000000000)
 
 -- A migrated and seeded database is made once per spec file and copied for each server.
 local template
-local function shop_database(name, dir)
+local function shop_database(name, dir, pg_dir)
+  if pg_dir ~= PG_DIR then
+    psql("postgres", "CREATE DATABASE " .. name, pg_dir)
+    must("cd " .. quote(dir) .. " && DATABASE_URL=" .. quote(M.database_url(name, pg_dir)) .. " " .. CHOWK .. " migrate")
+    must("cd " .. quote(dir .. "/migrations") .. " && " .. PSQL .. quote(M.database_url(name, pg_dir)) .. " -f seed.sql")
+    return
+  end
   if not template then
     template = "chowk_t" .. stamp
     psql("postgres", "CREATE DATABASE " .. template)
@@ -130,6 +139,7 @@ function M.start(opts)
   opts = opts or {}
   next_id = next_id + 1
   local self = setmetatable({ port = M.free_port(), env = opts.env or {} }, Server)
+  self.pg_dir = opts.pg and opts.pg.sock_dir or PG_DIR
   self.dir = must("mktemp -d /tmp/chowk-spec.XXXXXX"):match("%S+")
   self.log_file = self.dir .. "/server.log"
   self.database = "chowk_s" .. stamp .. "_" .. next_id
@@ -144,13 +154,13 @@ function M.start(opts)
       write(self.dir .. "/" .. name, text)
     end
     write(self.dir .. "/conf/chowk.lua", config_text("return {}", config))
-    psql("postgres", "CREATE DATABASE " .. self.database)
+    psql("postgres", "CREATE DATABASE " .. self.database, self.pg_dir)
   else
     must("cp -r lua migrations " .. self.dir)
     write(self.dir .. "/conf/chowk.lua", config_text(assert(read("conf/chowk.lua")), config))
-    shop_database(self.database, self.dir)
+    shop_database(self.database, self.dir, self.pg_dir)
   end
-  self.database_url = M.database_url(self.database)
+  self.database_url = opts.url and opts.url(self.database) or M.database_url(self.database, self.pg_dir)
   local db = next_id % 256
   self.redis_db = db
   self.redis_url = opts.redis_url or "unix://" .. REDIS .. "?db=" .. db
@@ -165,14 +175,15 @@ function Server:post(path, opts) return self:request("POST", path, opts) end
 function Server:put(path, opts) return self:request("PUT", path, opts) end
 function Server:patch(path, opts) return self:request("PATCH", path, opts) end
 function Server:delete(path, opts) return self:request("DELETE", path, opts) end
+function Server:flow(width, ...) return http.flow("127.0.0.1", self.port, width, ...) end
 function Server:parallel(requests, timeout) return http.parallel("127.0.0.1", self.port, requests, timeout) end
 
 -- Rows of a SELECT (or … RETURNING inside WITH) as tables keyed by column name.
 function Server:sql(query)
-  local out = psql(self.database, "SELECT coalesce(json_agg(t), '[]') FROM (" .. query .. ") t")
+  local out = psql(self.database, "SELECT coalesce(json_agg(t), '[]') FROM (" .. query .. ") t", self.pg_dir)
   return json.decode(out)
 end
-function Server:exec(statement) return psql(self.database, statement) end
+function Server:exec(statement) return psql(self.database, statement, self.pg_dir) end
 function Server:redis(command)
   return (must("redis-cli -s " .. REDIS .. " -n " .. self.redis_db .. " " .. command):gsub("\n$", ""))
 end
@@ -209,7 +220,7 @@ function Server:stop()
     self.pid = nil
   end
   local log = self:log()
-  psql("postgres", "DROP DATABASE IF EXISTS " .. self.database .. " WITH (FORCE)")
+  psql("postgres", "DROP DATABASE IF EXISTS " .. self.database .. " WITH (FORCE)", self.pg_dir)
   if log:find("ERROR: %w+Sanitizer") or log:find("runtime error:", 1, true) then
     error("sanitizer report:\n" .. log, 2)
   end
