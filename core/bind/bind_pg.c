@@ -52,9 +52,12 @@ void (*const bind_pg_done[PG_N_SHAPES])(void *data, const struct pg_result *resu
 
 void bind_pg_cancel(struct co *co, void *op)
 {
-    (void)co;
-    if (op)
-        pg_op_cancel(op);
+    if (!op)
+        return;
+    enum err_code outcome = pg_op_outcome(op);
+    if (outcome)
+        co_set_unknown(co, outcome);
+    pg_op_cancel(op);
 }
 
 /* The pool must not be used beside an open transaction: it could wait for a lock the transaction holds (T5). */
@@ -154,8 +157,7 @@ static void cancel_many(struct co *co, void *data)
 {
     struct many *many = data;
     for (int i = 0; many && i < many->n_items; i++)
-        if (many->items[i].op)
-            pg_op_cancel(many->items[i].op);
+        bind_pg_cancel(co, many->items[i].op);
     if (many)
         many_free(many, co_stack(co));
 }
@@ -188,6 +190,38 @@ static int all(lua_State *L)
     return co_park(L);
 }
 
+/* stats() → {open, idle, in_flight, waiting, queries, errors, reconnects, waits = {[1] = calls that waited under 1 ms,
+ * [2] under 2 ms, [3] under 4 ms, …}} of this worker, or nil: none configured */
+static int stats(lua_State *L)
+{
+    if (!vm_env(vm_of(L))->pg)
+        return 0;
+    struct pg_stats now;
+    pg_stats(vm_env(vm_of(L))->pg, &now);
+    const struct {
+        const char *name;
+        double value;
+    } fields[] = {{"open", now.open},
+                  {"idle", now.idle},
+                  {"in_flight", now.in_flight},
+                  {"waiting", now.waiting},
+                  {"queries", (double)now.queries},
+                  {"errors", (double)now.errors},
+                  {"reconnects", (double)now.reconnects}};
+    lua_createtable(L, 0, (int)ARRAY_LEN(fields) + 1);
+    for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
+        lua_pushnumber(L, fields[i].value);
+        lua_setfield(L, -2, fields[i].name);
+    }
+    lua_createtable(L, PG_WAIT_BUCKETS, 0);
+    for (int i = 0; i < PG_WAIT_BUCKETS; i++) {
+        lua_pushnumber(L, (double)now.waits[i]);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_setfield(L, -2, "waits");
+    return 1;
+}
+
 /* jitter(attempt) → seconds to wait before a transaction runs again: 0 … 10 ms · 2^attempt */
 static int jitter(lua_State *L)
 {
@@ -199,8 +233,9 @@ static int jitter(lua_State *L)
 
 int bind_pg_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"query", query},         {"all", all},       {"array", bind_pg_array},
-                                         {"jsonb", bind_pg_jsonb}, {"jitter", jitter}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"query", query}, {"all", all}, {"array", bind_pg_array}, {"jsonb", bind_pg_jsonb}, {"jitter", jitter},
+        {"stats", stats}, {NULL, NULL}};
     lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, "chowk.pg.row_meta");
     lua_newtable(L);

@@ -10,6 +10,7 @@
 
 struct handle {
     struct pg_tx *tx; /* NULL: ended */
+    struct co *co;    /* the activity that began it; it ends no later, see on_left */
 };
 
 static struct handle *check_handle(lua_State *L, int arg)
@@ -20,15 +21,20 @@ static struct handle *check_handle(lua_State *L, int arg)
     return handle;
 }
 
-/* The guard of T5 goes with it; from __gc another activity may be running, or none. */
-static struct pg_tx *handle_end(lua_State *L, struct handle *handle)
+/* The guard of T5 goes with it. */
+static struct pg_tx *handle_end(struct handle *handle)
 {
     struct pg_tx *tx = handle->tx;
-    struct co *co = co_running(L);
-    handle->tx = NULL;
-    if (co && co_tx(co) == tx)
-        co_set_tx(co, NULL);
+    co_set_tx(handle->co, NULL);
+    co_set_leftover(handle->co, NULL, NULL);
+    *handle = (struct handle){0};
     return tx;
+}
+
+/* Its activity ended before it, as when pg.tx ran in a user's coroutine that was never resumed. */
+static void on_left(void *data)
+{
+    pg_tx_rollback(handle_end(data));
 }
 
 /* begin(isolation, read_only, lock_timeout_ms) → handle. isolation: 0, 1, 2 as enum pg_isolation */
@@ -53,7 +59,9 @@ static int begin(lua_State *L)
     luaL_getmetatable(L, TX_META);
     lua_setmetatable(L, -2);
     handle->tx = pg_tx_begin(vm_env(vm_of(L))->pg, &opts);
+    handle->co = co;
     co_set_tx(co, handle->tx);
+    co_set_leftover(co, on_left, handle);
     return 1;
 }
 
@@ -103,7 +111,7 @@ static int tx_all(lua_State *L)
         calls[i].deadline_ms = co_deadline(co);
     if (commit)
         co_mark_committed(co);
-    struct pg_tx *tx = commit ? handle_end(L, handle) : handle->tx;
+    struct pg_tx *tx = commit ? handle_end(handle) : handle->tx;
     co_op_set_data(co, pg_tx_query_all(tx, calls, n, commit, on_all, co));
     return co_park(L);
 }
@@ -119,7 +127,7 @@ static int commit_tx(lua_State *L)
     struct handle *handle = check_handle(L, 1);
     struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
     co_mark_committed(co);
-    co_op_set_data(co, pg_tx_commit(handle_end(L, handle), on_control, co));
+    co_op_set_data(co, pg_tx_commit(handle_end(handle), on_control, co));
     return co_park(L);
 }
 
@@ -139,7 +147,7 @@ static int rollback(lua_State *L)
 {
     struct handle *handle = luaL_checkudata(L, 1, TX_META);
     if (handle->tx)
-        pg_tx_rollback(handle_end(L, handle));
+        pg_tx_rollback(handle_end(handle));
     return 0;
 }
 

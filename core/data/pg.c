@@ -43,12 +43,18 @@ static void on_janitor(struct timer *timer)
     pg_mark_dirty(pg);
     if (!list_is_empty(&pg->ops) || pg_pool_is_pending(pg))
         pg_arm_janitor(pg);
+    else if (pg_pool_can_spare(pg) && !timer_is_armed(&pg->janitor)) {
+        pg->is_dozing = true;
+        timer_arm(pg->loop, &pg->janitor, now_ms + PG_IDLE_TICK_MS, on_janitor);
+    }
 }
 
 void pg_arm_janitor(struct pg *pg)
 {
-    if (!timer_is_armed(&pg->janitor) && !pg->is_destroying)
-        timer_arm(pg->loop, &pg->janitor, loop_now(pg->loop) + PG_TICK_MS, on_janitor);
+    if (pg->is_destroying || (timer_is_armed(&pg->janitor) && !pg->is_dozing))
+        return;
+    pg->is_dozing = false;
+    timer_arm(pg->loop, &pg->janitor, loop_now(pg->loop) + PG_TICK_MS, on_janitor);
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------ */
@@ -147,15 +153,29 @@ bool pg_op_may_write(const struct pg_op *op)
     return !pg_op_is_read(op);
 }
 
+enum err_code pg_op_outcome(const struct pg_op *op)
+{
+    CHECK_OBJ(op, PG_OP_MAGIC);
+    enum err_code known = op->err ? op->err->code : ERR_NONE;
+    if (known == ERR_COMMIT_UNKNOWN || known == ERR_OUTCOME_UNKNOWN)
+        return known;
+    if (op->state != PG_OP_SENT)
+        return ERR_NONE;
+    if (op->is_commit)
+        return ERR_COMMIT_UNKNOWN;
+    return op->is_tx || pg_op_is_read(op) ? ERR_NONE : ERR_OUTCOME_UNKNOWN;
+}
+
 bool pg_is_up(const struct pg *pg)
 {
-    return pg->was_up && pg->n_failures == 0 && pg_pool_n_open(pg) > 0;
+    return pg->was_up && pg_pool_n_open(pg) > 0;
 }
 
 void pg_stats(const struct pg *pg, struct pg_stats *out)
 {
     *out = (struct pg_stats){
         .waiting = pg->n_waiting, .queries = pg->n_queries, .errors = pg->n_errors, .reconnects = pg->n_reconnects};
+    memcpy(out->waits, pg->waits, sizeof(out->waits));
     for (unsigned i = 0; i < pg->n_sessions; i++) {
         const struct pg_session *conn = &pg->sessions[i];
         bool is_open = pg_session_is_open(conn);

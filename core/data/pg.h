@@ -50,6 +50,9 @@ struct pg_call {
 struct pg_op *pg_query(struct pg *pg, const struct pg_call *call);
 void pg_op_cancel(struct pg_op *op);          /* forgets the caller; frees the backend if it is worth it */
 bool pg_op_may_write(const struct pg_op *op); /* not a plain read: a disconnect may not take it back (T10) */
+/* What its caller must be told who gives it up now: ERR_COMMIT_UNKNOWN or ERR_OUTCOME_UNKNOWN if it may have taken
+ * effect, ERR_NONE if it cannot have. Before pg_op_cancel. */
+enum err_code pg_op_outcome(const struct pg_op *op);
 
 enum pg_isolation { PG_READ_COMMITTED, PG_REPEATABLE_READ, PG_SERIALIZABLE };
 struct pg_tx_opts {
@@ -77,11 +80,15 @@ struct pg_op *pg_tx_savepoint(struct pg_tx *tx, enum pg_savepoint what, unsigned
 void pg_tx_rollback(struct pg_tx *tx); /* at once from the caller's view; the connection returns when idle again */
 bool pg_tx_is_failed(const struct pg_tx *tx); /* a statement failed: only rollback (or to a savepoint) is left */
 
-/* True once a connection has worked and none is known broken; for /readyz. */
+/* A connection has worked, and one is open; for /readyz. */
 bool pg_is_up(const struct pg *pg);
 
+enum { PG_WAIT_BUCKETS = 16 };
 struct pg_stats {
     unsigned open, idle, in_flight, waiting;
     uint64_t queries, errors, reconnects;
+    /* Calls by the time they waited for a connection: waits[i] took under 2^i ms and at least half of that, the first
+     * less than 1 ms, the last all that is longer. */
+    uint64_t waits[PG_WAIT_BUCKETS];
 };
 void pg_stats(const struct pg *pg, struct pg_stats *out);

@@ -165,13 +165,19 @@ static void drop_queued(struct pg_op *op)
         pg_tx_on_dropped(op);
 }
 
-static void expire_sent(struct pg_op *op, uint64_t now_ms)
+/* A commit that was sent is never cancelled; but neither is its connection waited for for ever. */
+static void await_commit(struct pg_op *op)
+{
+    if (op->conn && !op->conn->due_ms)
+        op->conn->due_ms = loop_now(op->pg->loop) + PG_COMMIT_MS;
+}
+
+static void expire_sent(struct pg_op *op)
 {
     struct pg_session *conn = op->conn;
     if (op->is_commit) {
         pg_op_finish_late(op, ERR_COMMIT_UNKNOWN, "no answer to COMMIT before the deadline");
-        if (conn && !conn->due_ms)
-            conn->due_ms = now_ms + PG_STALL_MS;
+        await_commit(op);
         return;
     }
     if (op->is_tx || pg_op_is_read(op))
@@ -189,7 +195,7 @@ void pg_op_expire(struct pg_op *op, uint64_t now_ms)
     if (op->deadline_ms > now_ms || op->is_forgotten || op->state == PG_OP_FINISHED || list_is_linked(&op->late))
         return;
     if (op->state != PG_OP_QUEUED) {
-        expire_sent(op, now_ms);
+        expire_sent(op);
         return;
     }
     const char *why = op->pg->n_failures ? op->pg->last_err.message : NULL;
@@ -215,6 +221,8 @@ void pg_op_cancel(struct pg_op *op)
         err_set(&err, ERR_CANCELLED, "a statement of the transaction was cancelled");
         pg_tx_on_failed(op->tx, &err);
     }
-    if (op->conn && !pg_session_is_shared(op->conn) && !op->is_commit)
+    if (op->is_commit)
+        await_commit(op);
+    else if (op->conn && !pg_session_is_shared(op->conn))
         pg_pool_cancel(op->conn);
 }

@@ -8,7 +8,8 @@
  * own calls, which transactions may be waiting for: they have one write connection, one call at a time.
  *
  * Attempts to connect are spaced by one back-off for the whole pool. When an attempt has failed and nothing is
- * open, calls fail at once instead of waiting for their deadline. */
+ * open, calls fail at once instead of waiting for their deadline. When the server is full and a lane has nothing, a
+ * lane that has several gives one up for it. What was not needed for a minute is closed, but for one of each lane. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -104,9 +105,58 @@ static unsigned lane_n_connecting(const struct pg_lane *lane)
 
 enum pg_lane_id pg_pool_lane_of(const struct pg *pg, const struct pg_stmt *stmt)
 {
-    if (pg->is_unnamed || stmt->is_slow || stmt->text.class == PG_CLASS_EXCLUSIVE)
+    bool is_slow = stmt->slow_until_ms && stmt->slow_until_ms > loop_now(pg->loop);
+    if (pg->is_unnamed || is_slow || stmt->text.class == PG_CLASS_EXCLUSIVE)
         return PG_LANE_EXCLUSIVE;
     return stmt->text.class == PG_CLASS_READ ? PG_LANE_READ : PG_LANE_WRITE;
+}
+
+static void count_in(struct pg *pg, struct pg_op *op)
+{
+    op->queued_ms = loop_now(pg->loop);
+    pg->lanes[op->lane].n_queued++;
+    pg->n_waiting++;
+    pg_mark_dirty(pg);
+}
+
+static void count_out(struct pg *pg, const struct pg_op *op)
+{
+    pg->lanes[op->lane].n_queued--;
+    pg->n_waiting--;
+}
+
+/* It has its connection: how long did it wait? */
+static void count_wait(struct pg *pg, const struct pg_op *op)
+{
+    uint64_t ms = loop_now(pg->loop) - op->queued_ms;
+    unsigned bucket = ms ? 64 - (unsigned)__builtin_clzll(ms) : 0;
+    pg->waits[bucket < PG_WAIT_BUCKETS ? bucket : PG_WAIT_BUCKETS - 1]++;
+    count_out(pg, op);
+}
+
+/* Calls that open connections can take at once. */
+static unsigned lane_room(const struct pg_lane *lane)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < lane->n_conns; i++) {
+        const struct pg_session *conn = &lane->conns[i];
+        if (conn->state == PG_SESSION_READY && !conn->is_doomed && !conn->is_retiring && conn->n_ops < lane->depth)
+            n += lane->depth - conn->n_ops;
+    }
+    return n;
+}
+
+/* A burst that leaves with this very turn does not wait. */
+static bool is_full(const struct pg *pg)
+{
+    if (pg->n_waiting < pg->max_waiters)
+        return false;
+    unsigned n = 0;
+    for (int i = 0; i < PG_N_LANES; i++) {
+        unsigned room = lane_room(&pg->lanes[i]);
+        n += pg->lanes[i].n_queued > room ? pg->lanes[i].n_queued - room : 0;
+    }
+    return n >= pg->max_waiters;
 }
 
 void pg_pool_push(struct pg *pg, struct pg_op *op)
@@ -115,14 +165,13 @@ void pg_pool_push(struct pg *pg, struct pg_op *op)
     if (pg->is_down) {
         pg_op_fail_as(op, &pg->last_err);
         pg_op_finish(op);
-    } else if (pg->n_waiting >= pg->max_waiters && !op->is_core) {
+    } else if (!op->is_core && is_full(pg)) {
         pg_op_fail(op, ERR_QUEUE_FULL, "%u calls are waiting for a PostgreSQL connection (pg.max_waiters)",
                    pg->n_waiting);
         pg_op_finish(op);
     } else {
         list_push(&pg->lanes[op->lane].queue, &op->node);
-        pg->n_waiting++;
-        pg_mark_dirty(pg);
+        count_in(pg, op);
     }
 }
 
@@ -130,8 +179,7 @@ void pg_pool_push_front(struct pg *pg, struct pg_op *op)
 {
     op->state = PG_OP_QUEUED;
     list_push_front(&pg->lanes[op->lane].queue, &op->node);
-    pg->n_waiting++;
-    pg_mark_dirty(pg);
+    count_in(pg, op);
 }
 
 void pg_pool_drop(struct pg_op *op)
@@ -140,7 +188,7 @@ void pg_pool_drop(struct pg_op *op)
     if (op->conn)
         op->conn->n_ops--;
     else if (!op->tx || op->tx->waiting_op == op)
-        op->pg->n_waiting--;
+        count_out(op->pg, op);
     op->conn = NULL;
     list_remove(&op->node);
 }
@@ -152,7 +200,8 @@ static struct pg_session *lane_least_loaded(const struct pg_lane *lane)
     struct pg_session *best = NULL;
     for (unsigned i = 0; i < lane->n_conns; i++) {
         struct pg_session *conn = &lane->conns[i];
-        if (pg_session_is_open(conn) && conn->n_ops < lane->depth && (!best || conn->n_ops < best->n_ops))
+        if (pg_session_is_open(conn) && !conn->is_retiring && conn->n_ops < lane->depth &&
+            (!best || conn->n_ops < best->n_ops))
             best = conn;
     }
     return best;
@@ -166,7 +215,7 @@ static bool shared_send(struct pg_session *conn, struct pg_op *op)
         return false;
     }
     conn->n_ops++;
-    op->pg->n_waiting--;
+    count_wait(op->pg, op);
     return true;
 }
 
@@ -206,7 +255,7 @@ static void assign(struct pg_session *conn, struct pg_op *op)
 {
     list_remove(&conn->node);
     conn->state = PG_SESSION_BUSY;
-    conn->pg->n_waiting--;
+    count_wait(conn->pg, op);
     if (op->tx) {
         pg_tx_on_acquired(op->tx, conn);
         return;
@@ -330,7 +379,7 @@ static bool wants_another(const struct pg *pg, enum pg_lane_id id)
     for (unsigned i = 0; i < lane->n_conns; i++) {
         const struct pg_session *conn = &lane->conns[i];
         n_closed += conn->state == PG_SESSION_CLOSED;
-        if (!pg_session_is_open(conn))
+        if (!pg_session_is_open(conn) || conn->is_retiring)
             continue;
         n_open++;
         least = conn->n_ops < least ? conn->n_ops : least;
@@ -349,12 +398,66 @@ static bool wants_another(const struct pg *pg, enum pg_lane_id id)
     return n_open == 0 || least >= (id == PG_LANE_READ ? READ_GROW_AT : WRITE_GROW_AT);
 }
 
+static unsigned lane_n_open(const struct pg_lane *lane)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < lane->n_conns; i++)
+        n += pg_session_is_open(&lane->conns[i]) && !lane->conns[i].is_retiring;
+    return n;
+}
+
+static bool is_starving(const struct pg *pg, enum pg_lane_id id)
+{
+    return lane_n_open(&pg->lanes[id]) == 0 && lane_n_connecting(&pg->lanes[id]) == 0 && wants_another(pg, id);
+}
+
+/* The server takes no more connections, and this lane has none: the lane that has most gives up its least loaded. */
+static void make_room(struct pg *pg, enum pg_lane_id id)
+{
+    enum { PATIENCE_MS = 200, RETRY_MS = 50 };
+    struct pg_lane *richest = NULL;
+    unsigned most = 1;
+    if (loop_now(pg->loop) < pg->room_ms || !is_starving(pg, id))
+        return;
+    for (int i = 0; i < PG_N_LANES; i++) {
+        unsigned n = lane_n_open(&pg->lanes[i]);
+        richest = n > most ? &pg->lanes[i] : richest;
+        most = n > most ? n : most;
+    }
+    struct pg_session *conn = NULL;
+    if (richest && richest != &pg->lanes[PG_LANE_EXCLUSIVE])
+        conn = lane_least_loaded(richest);
+    else if (richest && !list_is_empty(&pg->idle))
+        conn = container_of(pg->idle.prev, struct pg_session, node);
+    if (!conn)
+        return;
+    if (conn->n_ops == 0)
+        pg_session_doom(conn, ERR_CANCELLED, "another lane has no connection");
+    conn->is_retiring = conn->n_ops != 0;
+    pg->room_ms = loop_now(pg->loop) + PATIENCE_MS;
+    pg->retry_ms = loop_now(pg->loop) + RETRY_MS;
+    pg->n_failures = 1;
+}
+
+/* Where connections are scarce, who has none comes first. */
+static bool may_grow(const struct pg *pg, enum pg_lane_id id)
+{
+    if (loop_now(pg->loop) < pg->retry_ms || !wants_another(pg, id))
+        return false;
+    bool has_starving = false;
+    for (enum pg_lane_id other = 0; pg->n_failures && other < PG_N_LANES; other++)
+        has_starving |= is_starving(pg, other);
+    return !has_starving || is_starving(pg, id);
+}
+
 void pg_pool_grow(struct pg *pg)
 {
     if (pg->is_destroying)
         return;
+    for (enum pg_lane_id id = 0; pg->n_failures && id < PG_N_LANES; id++)
+        make_room(pg, id);
     for (enum pg_lane_id id = 0; id < PG_N_LANES; id++)
-        while (loop_now(pg->loop) >= pg->retry_ms && wants_another(pg, id))
+        while (may_grow(pg, id))
             conn_open_one(&pg->lanes[id]);
 }
 
@@ -398,6 +501,17 @@ void pg_pool_on_connect_failed(struct pg_session *conn, const struct err *err)
     fail_waiting(pg, &pg->last_err);
 }
 
+/* One connection fell silent: idle ones that said nothing since then are on the same dead wire for all we know, and an
+ * idle one is worth nothing against the request that would find out. */
+static void close_unheard(struct pg *pg, uint64_t since_ms)
+{
+    for (unsigned i = 0; i < pg->n_sessions; i++) {
+        struct pg_session *conn = &pg->sessions[i];
+        if (conn->state == PG_SESSION_READY && conn->n_ops == 0 && conn->heard_ms <= since_ms)
+            pg_session_doom(conn, ERR_CANCELLED, "silent since another connection fell silent");
+    }
+}
+
 static void conn_close_if_due(struct pg_session *conn, uint64_t now_ms)
 {
     struct err err;
@@ -408,13 +522,35 @@ static void conn_close_if_due(struct pg_session *conn, uint64_t now_ms)
         err_set(&err, ERR_UNAVAILABLE, "no connection within the connect timeout");
     else
         err_set(&err, ERR_UNAVAILABLE, "the server did not answer in time");
+    bool was_open = conn->state >= PG_SESSION_READY;
+    uint64_t heard_ms = conn->heard_ms;
     pg_session_lose(conn, &err);
+    if (was_open)
+        close_unheard(conn->pg, heard_ms);
+}
+
+/* The lanes keep one each, and those that wait for work keep theirs. */
+static bool can_spare(const struct pg_session *conn)
+{
+    return conn->state == PG_SESSION_READY && !conn->is_doomed && conn->n_ops == 0 &&
+           lane_n_open(&conn->pg->lanes[conn->lane]) > 1;
+}
+
+bool pg_pool_can_spare(const struct pg *pg)
+{
+    for (unsigned i = 0; i < pg->n_sessions; i++)
+        if (can_spare(&pg->sessions[i]))
+            return true;
+    return false;
 }
 
 void pg_pool_tick(struct pg *pg, uint64_t now_ms)
 {
     for (unsigned i = 0; i < pg->n_sessions; i++)
         conn_close_if_due(&pg->sessions[i], now_ms);
+    for (unsigned i = 0; i < pg->n_sessions; i++)
+        if (now_ms > pg->sessions[i].heard_ms + PG_IDLE_MS && can_spare(&pg->sessions[i]))
+            pg_session_doom(&pg->sessions[i], ERR_CANCELLED, "it was idle");
     pg_pool_grow(pg);
 }
 

@@ -36,7 +36,10 @@ enum {
     PG_CONNECT_MS = 5000,     /* one attempt */
     PG_CANCEL_MS = 1000,      /* a cancelled connection must be idle by then (T20) */
     PG_STALL_MS = 3000,       /* a shared connection that owes answers and says nothing is lost */
-    PG_BACKOFF_MAX_MS = 5000, /* between attempts to connect */
+    PG_BACKOFF_MAX_MS = 2000, /* between attempts to connect */
+    PG_COMMIT_MS = 30000,     /* a COMMIT whose caller is gone still has so long to be answered */
+    PG_IDLE_MS = 60000,       /* a connection that the pool can spare is closed after so long without work */
+    PG_IDLE_TICK_MS = 1000,   /* janitor's step while nothing but that can happen */
     PG_DEFAULT_DEADLINE_MS = 30000,
     PG_RUNS = 5 /* of one call: read → write → slow, and a stale plan or a lost connection */
 };
@@ -67,6 +70,7 @@ struct pg_op {
     struct list node;        /* where it waits */
     struct list all;         /* pg->ops, for the janitor */
     struct list late;        /* pg->late: its completion comes before its result */
+    uint64_t queued_ms;      /* since when it waits for a connection */
     uint64_t deadline_ms;
     /* One of the three, or none once the caller is gone. */
     void (*done)(void *data, const struct pg_result *result, const struct err *err);
@@ -162,7 +166,7 @@ struct pg_session {
     struct pg_tx *tx;        /* BUSY: its owner, unless an autocommit call is */
     struct pg_op *cancel_op; /* pg_cancel_backend under way */
     uint64_t due_ms;         /* connecting or cancelled: lost by then; 0 = none */
-    uint64_t heard_ms;       /* last sign of life while something was owed */
+    uint64_t heard_ms;       /* last sign of life, or since when something is owed */
     size_t n_partial_bytes;  /* of a result that is not complete yet, roughly */
     unsigned n_partial_reads;
     bool has_result;    /* the current step's result was seen, its NULL not */
@@ -170,6 +174,7 @@ struct pg_session {
     bool is_doomed;     /* to be closed at the end of the turn */
     bool is_tainted;    /* session state may be left: closed instead of reused */
     bool is_cancelled;
+    bool is_retiring;            /* shared: gets no more calls, closed when it owes nothing */
     struct err *err;             /* why it is doomed; owned */
     uint32_t prepared[PG_STMTS]; /* by slot: the id prepared there, 0 = none */
 };
@@ -204,6 +209,7 @@ struct pg_lane {
     unsigned n_conns;         /* allowed */
     unsigned depth;
     struct list queue; /* calls waiting for a connection */
+    unsigned n_queued; /* in it */
 };
 
 struct pg {
@@ -214,6 +220,7 @@ struct pg {
     struct loop_task kick;
     struct timer janitor;
     bool is_dirty;   /* the hook has work */
+    bool is_dozing;  /* the janitor is armed for idle connections only */
     bool is_unnamed; /* transaction pooling: no named statements, no options, no sharing */
     bool is_down;    /* the last attempt failed and nothing is open */
     bool is_destroying;
@@ -227,10 +234,12 @@ struct pg {
     size_t max_result_bytes;
     unsigned n_failures; /* attempts to connect in a row */
     uint64_t retry_ms;   /* no attempt before */
+    uint64_t room_ms;    /* nothing is given up for a lane without connections before */
     bool was_up;
     struct err last_err; /* of the last failed attempt */
     struct pg_stmts stmts;
     uint64_t n_queries, n_errors, n_reconnects;
+    uint64_t waits[PG_WAIT_BUCKETS]; /* as in struct pg_stats */
 };
 
 void pg_mark_dirty(struct pg *pg);
@@ -252,6 +261,7 @@ void pg_pool_release(struct pg_session *conn); /* exclusive: its owner is done w
 void pg_pool_cancel(struct pg_session *conn);  /* stop what its backend does (T20) */
 unsigned pg_pool_n_open(const struct pg *pg);
 bool pg_pool_is_pending(const struct pg *pg); /* janitor must look again */
+bool pg_pool_can_spare(const struct pg *pg);  /* … though only for connections that are idle too long */
 
 /* ---- settle ---------------------------------------------------------------------------------------------- */
 

@@ -63,6 +63,7 @@ void pg_session_doom(struct pg_session *conn, enum err_code code, const char *fm
     conn->err = xalloc(sizeof(*conn->err));
     err_set(conn->err, code, "%s", message);
     conn->is_doomed = true;
+    list_remove(&conn->node); /* idle: nobody gets it now */
     pg_mark_dirty(conn->pg);
 }
 
@@ -87,6 +88,7 @@ static void conn_clear(struct pg_session *conn)
     conn->n_partial_bytes = 0;
     conn->n_partial_reads = 0;
     conn->has_result = conn->is_group_open = conn->is_doomed = conn->is_tainted = conn->is_cancelled = false;
+    conn->is_retiring = false;
     free(conn->err);
     conn->err = NULL;
     memset(conn->prepared, 0, sizeof(conn->prepared));
@@ -170,6 +172,7 @@ static void on_ready(struct pg_session *conn)
     poll_set(conn->poll, POLL_READ);
     conn->state = PG_SESSION_READY;
     conn->due_ms = 0;
+    conn->heard_ms = loop_now(conn->pg->loop);
     pg_pool_on_connected(conn);
 }
 
@@ -234,13 +237,29 @@ static const char *lane_options(const struct pg_session *conn)
     return options[conn->lane];
 }
 
+/* Silence on a wire is noticed by the kernel in 25 s when idle, 10 s when bytes are unacknowledged; the URL may differ.
+ */
+static void add_keepalives(const struct pg *pg, const char **keywords, const char **values, int *n)
+{
+    static const char *const pairs[][2] = {{"keepalives_idle", "10"},
+                                           {"keepalives_interval", "5"},
+                                           {"keepalives_count", "3"},
+                                           {"tcp_user_timeout", "10000"}};
+    for (size_t i = 0; i < ARRAY_LEN(pairs); i++) {
+        if (conninfo_get(pg, pairs[i][0]))
+            continue;
+        keywords[*n] = pairs[i][0];
+        values[(*n)++] = pairs[i][1];
+    }
+}
+
 static void connect_start(struct pg_session *conn)
 {
     enum { MAX_KEYWORDS = 64 };
     const char *keywords[MAX_KEYWORDS], *values[MAX_KEYWORDS];
     int n = 0;
     static const char *const ours[] = {"host", "hostaddr", "port", "options", "client_encoding", NULL};
-    for (const PQconninfoOption *o = conn->pg->conninfo; o->keyword && n < MAX_KEYWORDS - 8; o++) {
+    for (const PQconninfoOption *o = conn->pg->conninfo; o->keyword && n < MAX_KEYWORDS - 12; o++) {
         bool is_ours = false;
         for (int i = 0; ours[i]; i++)
             is_ours |= strcmp(o->keyword, ours[i]) == 0;
@@ -256,6 +275,7 @@ static void connect_start(struct pg_session *conn)
     buf_byte(&conn->hosts, '\0');
     buf_byte(&conn->hostaddrs, '\0');
     buf_byte(&conn->ports, '\0');
+    add_keepalives(conn->pg, keywords, values, &n);
     const char *pairs[][2] = {
         {"host", conn->hosts.ptr},   {"hostaddr", conn->hostaddrs.ptr},      {"port", conn->ports.ptr},
         {"client_encoding", "UTF8"}, {"fallback_application_name", "chowk"}, {"options", options}};

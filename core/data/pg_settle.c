@@ -67,7 +67,7 @@ static bool is_healed_by_rerun(struct pg_op *op)
         return true;
     }
     if (is_shared && (is_state(op, "57014") || is_state(op, "55P03"))) {
-        stmt->is_slow = true;
+        pg_stmt_mark_slow(stmt, loop_now(op->pg->loop));
         return true;
     }
     return false;
@@ -152,6 +152,8 @@ void pg_settle_group(struct pg_session *conn)
     pg_mark_dirty(conn->pg);
     if (!pg_session_is_shared(conn) && conn->n_ops == 0 && !conn->tx)
         pg_pool_release(conn);
+    else if (conn->is_retiring && conn->n_ops == 0)
+        pg_session_doom(conn, ERR_CANCELLED, "it was spared for others");
     while ((node = list_pop(&group))) {
         struct pg_op *op = container_of(node, struct pg_op, node);
         if (op->is_tx)

@@ -92,6 +92,18 @@ void pg_stmt_unref(struct pg_stmts *stmts, struct pg_stmt *stmt)
         free(stmt);
 }
 
+void pg_stmt_mark_slow(struct pg_stmt *stmt, uint64_t now_ms)
+{
+    enum { SLOW_MS = 10000, SLOW_MAX_MS = 600000 };
+    if (stmt->slow_until_ms > now_ms) /* calls that were in flight together count once */
+        return;
+    if (now_ms > stmt->slow_until_ms + SLOW_MAX_MS)
+        stmt->n_slow = 0;
+    uint64_t ms = (uint64_t)SLOW_MS << (2 * stmt->n_slow);
+    stmt->n_slow += ms < SLOW_MAX_MS;
+    stmt->slow_until_ms = now_ms + (ms < SLOW_MAX_MS ? ms : SLOW_MAX_MS);
+}
+
 void pg_stmt_renew(struct pg_stmts *stmts, struct pg_stmt *stmt, uint32_t seen_id)
 {
     if (stmt->id == seen_id)

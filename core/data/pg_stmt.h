@@ -35,8 +35,11 @@ struct pg_stmt {
     uint32_t id;      /* a new one when it must be prepared again */
     char name[16];    /* on the server: "s<id>" */
     uint16_t slot;    /* PG_STMT_NO_SLOT: not cached, never prepared */
-    bool is_slow;     /* ran into a shared connection's timeout: goes to an exclusive one (T5) */
-    unsigned n_refs;  /* calls that use it now */
+    /* Ran into a shared connection's timeout: goes to an exclusive one until then (T5). For a while only: the reason
+     * may have been a cold cache or a busy machine, and the exclusive connections are few. */
+    uint64_t slow_until_ms;
+    uint8_t n_slow;  /* how often so, lately */
+    unsigned n_refs; /* calls that use it now */
     unsigned n_uses;
     struct pg_text text;
     char bytes[];
@@ -55,6 +58,9 @@ void pg_stmts_destroy(struct pg_stmts *stmts); /* no call may use one any more *
 /* Found or classified and added; hold it until pg_stmt_unref. */
 struct pg_stmt *pg_stmt_ref(struct pg_stmts *stmts, struct slice sql);
 void pg_stmt_unref(struct pg_stmts *stmts, struct pg_stmt *stmt);
+/* It ran into a timeout: 10 s away from the shared connections, four times longer with each repetition, at most 10 min.
+ */
+void pg_stmt_mark_slow(struct pg_stmt *stmt, uint64_t now_ms);
 /* Its plan is stale: every connection prepares it anew. `seen_id` is the id that failed, so that one change of
  * schema renews once, however many calls saw it. */
 void pg_stmt_renew(struct pg_stmts *stmts, struct pg_stmt *stmt, uint32_t seen_id);

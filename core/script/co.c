@@ -45,6 +45,8 @@ struct co {
     enum err_code sticky;
     struct co *parent;
     void *owner, *tx;
+    void (*leftover)(void *data); /* called at its end; NULL: nothing is left open */
+    void *leftover_data;
     struct list node; /* vm->active or vm->idle */
     struct timer timer;
     struct loop_task task;
@@ -113,6 +115,9 @@ struct co *co_new(struct vm *vm)
 static void co_release(struct co *co)
 {
     struct vm *vm = co->vm;
+    if (co->leftover)
+        co->leftover(co->leftover_data);
+    co->leftover = NULL;
     list_remove(&co->node);
     vm->n_active--;
     if (co->is_dirty)
@@ -230,6 +235,8 @@ static void push_sticky(lua_State *L, enum err_code code)
     struct err err = {.code = code};
     if (code == ERR_DEADLINE)
         (void)err_set(&err, code, "the deadline has passed");
+    else if (code == ERR_COMMIT_UNKNOWN || code == ERR_OUTCOME_UNKNOWN)
+        (void)err_set(&err, code, "the deadline passed before PostgreSQL answered: it may or may not be done");
     else
         (void)err_set(&err, code, "cancelled");
     lx_push_err(L, &err);
@@ -416,6 +423,13 @@ void co_set_parent(struct co *co, struct co *parent)
     co->tx = parent ? parent->tx : NULL;
 }
 
+void co_set_unknown(struct co *co, enum err_code code)
+{
+    for (; co; co = co->parent)
+        if (co->sticky == ERR_DEADLINE)
+            co->sticky = code;
+}
+
 void co_mark_committed(struct co *co)
 {
     for (; co; co = co->parent)
@@ -440,4 +454,11 @@ void co_set_tx(struct co *co, void *tx)
 void *co_tx(const struct co *co)
 {
     return co->tx;
+}
+
+void co_set_leftover(struct co *co, void (*fn)(void *data), void *data)
+{
+    CHECK(!fn || !co->leftover);
+    co->leftover = fn;
+    co->leftover_data = data;
 }

@@ -53,6 +53,9 @@ bool co_is_sentinel(lua_State *L, int idx);
  * `cancelled` is ignored once co_commit was called (T10); `deadline` never. */
 void co_cancel(struct co *co, enum err_code code);
 void co_kill(struct co *co, enum err_code code); /* as co_cancel, also after co_mark_committed: teardown, task.all */
+/* From a cancel function: the deadline found the operation where its outcome is not known. The parked call and all
+ * later ones raise `code` instead of deadline, which would read as "not done, try again". */
+void co_set_unknown(struct co *co, enum err_code code);
 void co_mark_committed(struct co *co); /* has committed, written or called out: a disconnect no longer cancels */
 /* A child inherits its parent's deadline, owner, tx guard; what it commits counts for the parent. Parent outlives it.
  */
@@ -62,3 +65,6 @@ void *co_owner(const struct co *co);
 /* Open pg.tx of this activity, for T5's guard; opaque here. */
 void co_set_tx(struct co *co, void *tx);
 void *co_tx(const struct co *co);
+/* fn(data) is called when the activity ends and this was not taken back with fn NULL: what it opened and left open,
+ * such as a transaction inside a user's coroutine that nobody resumed. One at a time. */
+void co_set_leftover(struct co *co, void (*fn)(void *data), void *data);

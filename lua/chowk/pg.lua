@@ -68,6 +68,13 @@ function M.jsonb(value)
   return core.jsonb(value)
 end
 
+--- What the connections of this worker do: { open, idle, in_flight, waiting, queries, errors, reconnects, waits }.
+-- waits[i] is the number of calls that waited for a connection less than 2^(i-1) ms, and at least half of that.
+-- Does not yield. Returns nil when no PostgreSQL is configured.
+function M.stats()
+  return core.stats()
+end
+
 -- ---- inside a transaction ------------------------------------------------------------------------------------
 
 local Tx = {}
