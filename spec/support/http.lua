@@ -80,8 +80,8 @@ local function finish(call)
   return answer
 end
 
--- Keeps `width` requests open: next_request() → { method, path, opts } until it gives nil; on_answer(i, answer) for each,
--- i counting the requests. A connection that fails has status 0 and .error. Returns the number of requests.
+-- Keeps `width` requests open: next_request() → { method, path, opts } until it gives nil; on_answer(i, answer) for
+-- each, i counting the requests. A connection that fails has status 0 and .error. Returns the number of requests.
 function M.flow(host, port, width, next_request, on_answer, timeout)
   local calls, open, n, is_over = {}, 0, 0, false
   local deadline = socket.gettime() + (timeout or 60)

@@ -9,8 +9,8 @@
 --   s:parallel{ { "GET", "/x" }, { "POST", "/y", { json = … } } }   s:sql("SELECT …") → rows   s:exec("UPDATE …")
 --   s:log() → text   s:stop()   s:kill("TERM")   s:restart()
 --
--- pg = spec.support.postgres object: its database is made there. url = function(database) → the URL that chowk is given,
--- as when it goes through a proxy or a pooler.
+-- pg = a spec.support.postgres object: the database is made there. url = function(database) → the URL that chowk is
+-- given, as when it goes through a proxy or a pooler.
 local socket = require "socket"
 local json = require "dkjson"
 local http = require "spec.support.http"
@@ -99,9 +99,10 @@ local stamp = tostring(math.floor(socket.gettime() * 1000) % 1000000000)
 local template
 local function shop_database(name, dir, pg_dir)
   if pg_dir ~= PG_DIR then
+    local url = quote(M.database_url(name, pg_dir))
     psql("postgres", "CREATE DATABASE " .. name, pg_dir)
-    must("cd " .. quote(dir) .. " && DATABASE_URL=" .. quote(M.database_url(name, pg_dir)) .. " " .. CHOWK .. " migrate")
-    must("cd " .. quote(dir .. "/migrations") .. " && " .. PSQL .. quote(M.database_url(name, pg_dir)) .. " -f seed.sql")
+    must("cd " .. quote(dir) .. " && DATABASE_URL=" .. url .. " " .. CHOWK .. " migrate")
+    must("cd " .. quote(dir .. "/migrations") .. " && " .. PSQL .. url .. " -f seed.sql")
     return
   end
   if not template then

@@ -7,7 +7,7 @@
 --   refuse           close new connections at once
 --   cut              close every connection now
 --   delay MS         forward that much later
---   trap seen TEXT   (\0 stands for a zero byte) the next time a client sends TEXT: forward it, wait until the server answered, drop the answer, cut
+--   trap seen TEXT   the next time a client sends TEXT: forward it, drop the server's answer, cut; \0 is a zero byte
 --   trap unseen TEXT the same without forwarding it
 --   count            connections open now
 --   trapped          how many traps have sprung
