@@ -108,6 +108,7 @@ void pg_free(struct pg *pg)
     loop_defer_cancel(&pg->kick);
     timer_stop(pg->loop, &pg->janitor);
     pg_stmts_destroy(&pg->stmts);
+    pg_cancel_free(pg->cancels);
     PQconninfoFree(pg->conninfo);
     free(pg->sessions);
     pg->magic = 0;
@@ -123,6 +124,8 @@ static bool is_allowed(struct pg_op *op)
         pg_op_fail(op, ERR_CANCELLED, "the worker is stopping");
     else if (text->class == PG_CLASS_REFUSED || text->class == PG_CLASS_TX)
         pg_op_fail(op, ERR_REFUSED, "this statement may not run here: %s", text->advice);
+    else if (text->session_advice && op->pg->is_unnamed)
+        pg_op_fail(op, ERR_REFUSED, "this statement may not run through a pooler: %s", text->session_advice);
     else if (text->n_params != op->cmds[0].n_values)
         pg_op_fail(op, ERR_REFUSED, "the statement has %d parameters ($1 …), %d were given", text->n_params,
                    op->cmds[0].n_values);

@@ -17,6 +17,8 @@
 #define ADVICE_LISTEN "LISTEN belongs to a session and connections are shared: write pg.listen(channel, fn)"
 #define ADVICE_COPY "COPY needs its own protocol: write pg.copy_in or pg.copy_out"
 #define ADVICE_CURSOR "a cursor lives in a transaction: write it inside pg.tx"
+#define ADVICE_HOLD "a cursor WITH HOLD would reach other clients: declare it without"
+#define ADVICE_TEMP "a temporary table would reach other clients: write CREATE TEMP TABLE … ON COMMIT DROP inside pg.tx"
 #define ADVICE_LOCK "a lock lives in a transaction: write tx:lock(table, id) or LOCK inside pg.tx"
 #define ADVICE_SET_CONFIG                                                                                              \
     "write set_config(name, value, true) inside pg.tx: a session setting would reach other requests"
@@ -301,6 +303,27 @@ static void see_word(const struct scanner *s, struct pg_text *out)
     see_function(s, out);
 }
 
+/* What outlives its statement, or its transaction, in the session: temporary tables, cursors WITH HOLD. */
+static void see_session_object(const struct scanner *s, const struct scanner *previous, const struct scanner *first,
+                               struct pg_text *out)
+{
+    bool is_temp = is_keyword(s, "temp") || is_keyword(s, "temporary");
+    bool is_create = is_keyword(first, "create");
+    if (is_create && is_keyword(s, "drop") && is_keyword(previous, "commit")) { /* ON COMMIT DROP */
+        out->is_tainting = false;
+        out->session_advice = NULL;
+        return;
+    }
+    bool is_into = is_temp && is_keyword(previous, "into") && out->class == PG_CLASS_WRITE;
+    bool is_hold = is_keyword(s, "hold") && is_keyword(previous, "with") && is_keyword(first, "declare");
+    if (is_into)
+        out->class = PG_CLASS_EXCLUSIVE;
+    if (!is_into && !is_hold && !(is_temp && is_create))
+        return;
+    out->is_tainting = true;
+    out->session_advice = is_hold ? ADVICE_HOLD : ADVICE_TEMP;
+}
+
 static void see_param(struct slice text, struct pg_text *out)
 {
     int64_t n;
@@ -350,6 +373,7 @@ void pg_classify(struct slice sql, struct pg_text *out)
         return;
     }
     see_first(&s, out);
+    struct scanner first = s, previous = s;
     for (bool is_over = false; s.token != TOKEN_END; scan_next(&s)) {
         if (is_punct(&s, ';'))
             is_over = true;
@@ -357,7 +381,10 @@ void pg_classify(struct slice sql, struct pg_text *out)
             refuse_everywhere(out, "write one statement per call");
         else if (s.token == TOKEN_PARAM)
             see_param(s.text, out);
-        else if (s.token == TOKEN_WORD || s.token == TOKEN_NAME)
+        else if (s.token == TOKEN_WORD || s.token == TOKEN_NAME) {
             see_word(&s, out);
+            see_session_object(&s, &previous, &first, out);
+        }
+        previous = s;
     }
 }

@@ -343,8 +343,10 @@ void pg_pool_cancel(struct pg_session *conn)
         return;
     conn->is_cancelled = true;
     conn->due_ms = loop_now(pg->loop) + PG_CANCEL_MS;
-    if (pg->is_unnamed) { /* behind a pooler the pid is not the backend's */
-        pg_session_doom(conn, ERR_UNAVAILABLE, "closed to cancel its statement");
+    if (pg->is_unnamed) {        /* behind a pooler the pid is not the backend's */
+        conn->is_tainted = true; /* the request may come late: nobody else gets the connection */
+        if (!pg_cancel_push(&pg->cancels, conn->pq))
+            pg_session_doom(conn, ERR_UNAVAILABLE, "closed to cancel its statement");
         return;
     }
     char pid[16];

@@ -8,6 +8,7 @@
  *   pg_settle.c  what a finished or lost group means for its calls: deliver, fail, run again
  *   pg_tx.c    transactions
  *   pg_stmt.c, pg_classify.c  statement texts
+ *   pg_cancel.c  cancelling through a pooler, on a thread
  *
  * Order of a turn: results are read and delivered while io is handled; calls made meanwhile are only queued;
  * the hook at the end of the turn sends all of them. So libpq is never re-entered, and the plain reads of one
@@ -20,6 +21,7 @@
 
 #include "base/list.h"
 #include "data/pg.h"
+#include "data/pg_cancel.h"
 #include "data/pg_stmt.h"
 #include "net/poll.h"
 #include "net/timer.h"
@@ -238,6 +240,7 @@ struct pg {
     bool was_up;
     struct err last_err; /* of the last failed attempt */
     struct pg_stmts stmts;
+    struct pg_cancels *cancels; /* NULL until the first, and but for a pooler */
     uint64_t n_queries, n_errors, n_reconnects;
     uint64_t waits[PG_WAIT_BUCKETS]; /* as in struct pg_stats */
 };

@@ -19,9 +19,11 @@ enum pg_class {
 struct pg_text {
     enum pg_class class;
     int n_params;          /* the highest $n */
-    bool is_tainting;      /* may leave session state behind: its connection is closed afterwards (DO, CALL) */
+    bool is_tainting;      /* may leave session state behind: its connection is closed afterwards (DO, CALL, TEMP) */
     const char *advice;    /* TX, REFUSED: what to write instead */
     const char *tx_advice; /* refused inside a transaction too, and why; else NULL */
+    /* Leaves something in the session: refused under transaction pooling, where there is none, and why; else NULL */
+    const char *session_advice;
 };
 
 void pg_classify(struct slice sql, struct pg_text *out);

@@ -172,6 +172,8 @@ static bool is_allowed(struct pg_op *op)
         const struct pg_text *text = &op->cmds[i].stmt->text;
         if (text->tx_advice)
             pg_op_fail(op, ERR_REFUSED, "this statement may not run in a transaction: %s", text->tx_advice);
+        else if (text->session_advice && op->pg->is_unnamed)
+            pg_op_fail(op, ERR_REFUSED, "this statement may not run through a pooler: %s", text->session_advice);
         else if (text->n_params != op->cmds[i].n_values)
             pg_op_fail(op, ERR_REFUSED, "the statement has %d parameters ($1 …), %d were given", text->n_params,
                        op->cmds[i].n_values);
