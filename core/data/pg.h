@@ -25,6 +25,7 @@ struct pg_opts {
     unsigned tx_connections;    /* exclusive; 0 = default */
     unsigned max_waiters;       /* queued calls over this: ERR_QUEUE_FULL at once; 0 = default 1000 */
     size_t max_result_bytes;    /* 0 = default 64 MiB */
+    unsigned idle_ms;           /* a connection that can be spared is closed after so long; 0 = default 60 s */
 };
 
 struct pg *pg_new(const struct pg_opts *opts, struct err *err); /* connects in the background; NULL: bad url */

@@ -314,7 +314,8 @@ static void see_session_object(const struct scanner *s, const struct scanner *pr
         out->session_advice = NULL;
         return;
     }
-    bool is_into = is_temp && is_keyword(previous, "into") && out->class == PG_CLASS_WRITE;
+    bool is_select = is_keyword(first, "select") || is_keyword(first, "with");
+    bool is_into = is_temp && is_select && is_keyword(previous, "into") && out->class != PG_CLASS_REFUSED;
     bool is_hold = is_keyword(s, "hold") && is_keyword(previous, "with") && is_keyword(first, "declare");
     if (is_into)
         out->class = PG_CLASS_EXCLUSIVE;

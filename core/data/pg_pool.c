@@ -551,7 +551,7 @@ void pg_pool_tick(struct pg *pg, uint64_t now_ms)
     for (unsigned i = 0; i < pg->n_sessions; i++)
         conn_close_if_due(&pg->sessions[i], now_ms);
     for (unsigned i = 0; i < pg->n_sessions; i++)
-        if (now_ms > pg->sessions[i].heard_ms + PG_IDLE_MS && can_spare(&pg->sessions[i]))
+        if (now_ms > pg->sessions[i].heard_ms + pg->idle_ms && can_spare(&pg->sessions[i]))
             pg_session_doom(&pg->sessions[i], ERR_CANCELLED, "it was idle");
     pg_pool_grow(pg);
 }

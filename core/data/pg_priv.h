@@ -40,7 +40,7 @@ enum {
     PG_STALL_MS = 3000,       /* a shared connection that owes answers and says nothing is lost */
     PG_BACKOFF_MAX_MS = 2000, /* between attempts to connect */
     PG_COMMIT_MS = 30000,     /* a COMMIT whose caller is gone still has so long to be answered */
-    PG_IDLE_MS = 60000,       /* a connection that the pool can spare is closed after so long without work */
+    PG_IDLE_MS = 60000,       /* default of idle_ms */
     PG_IDLE_TICK_MS = 1000,   /* janitor's step while nothing but that can happen */
     PG_DEFAULT_DEADLINE_MS = 30000,
     PG_RUNS = 5 /* of one call: read → write → slow, and a stale plan or a lost connection */
@@ -234,6 +234,7 @@ struct pg {
     struct list ops, finished, late;
     unsigned n_waiting, max_waiters;
     size_t max_result_bytes;
+    unsigned idle_ms;
     unsigned n_failures; /* attempts to connect in a row */
     uint64_t retry_ms;   /* no attempt before */
     uint64_t room_ms;    /* nothing is given up for a lane without connections before */

@@ -21,7 +21,8 @@ function M.start(pg, settings)
   local self = setmetatable({ dir = must("mktemp -d /tmp/chowk-pool.XXXXXX"):match("%S+"), as = pg.as }, Pooler)
   local ini = { "[databases]", "* = host=" .. pg.sock_dir .. " port=5432 user=chowk", "[pgbouncer]",
     "listen_addr =", "listen_port = 6432", "unix_socket_dir = " .. self.dir, "auth_type = any",
-    "listen_addr =", "listen_port = 6432", "unix_socket_dir = " .. self.dir, "auth_type = any",
+    "pool_mode = transaction", "max_client_conn = 300", "logfile = " .. self.dir .. "/log",
+    "pidfile = " .. self.dir .. "/pid" }
   for name, value in pairs(settings or {}) do ini[#ini + 1] = name .. " = " .. value end
   local f = assert(io.open(self.dir .. "/ini", "w"))
   f:write(table.concat(ini, "\n") .. "\n")

@@ -123,8 +123,22 @@ static void test_taint(void **state)
     struct pg_text text;
     pg_classify(SLICE("DO $$ $$"), &text);
     assert_true(text.is_tainting);
-    pg_classify(SLICE("CREATE TABLE t ()"), &text);
-    assert_false(text.is_tainting);
+    static const char *const leaving[] = {"CREATE TEMP TABLE t (a int)",
+                                          "create or replace temporary view v AS SELECT 1", "SELECT 1 AS a INTO TEMP t",
+                                          "DECLARE c CURSOR WITH HOLD FOR SELECT 1"};
+    static const char *const clean[] = {"CREATE TABLE t ()", "SELECT temp, hold FROM weather",
+                                        "CREATE TEMP TABLE t (a int) ON COMMIT DROP", "DECLARE c CURSOR FOR SELECT 1",
+                                        "INSERT INTO temp VALUES ('temp')"};
+    for (size_t i = 0; i < ARRAY_LEN(leaving); i++) {
+        pg_classify(slice_str(leaving[i]), &text);
+        assert_true(text.is_tainting && text.session_advice);
+        assert_true(text.class == PG_CLASS_EXCLUSIVE || text.class == PG_CLASS_TX);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(clean); i++) {
+        pg_classify(slice_str(clean[i]), &text);
+        if (text.is_tainting || text.session_advice)
+            fail_msg("%s", clean[i]);
+    }
 }
 
 int main(void)

@@ -98,15 +98,31 @@ static void test_renew_once(void **state)
     pg_stmt_unref(&stmts, a);
 }
 
+/* Away from the shared connections, longer with each repetition, not for ever. */
+static void test_slow_for_a_while(void **state)
+{
+    (void)state;
+    struct pg_stmt *a = ref(1);
+    uint64_t now = 1000000, periods[] = {10000, 40000, 160000, 600000, 600000};
+    for (size_t i = 0; i < ARRAY_LEN(periods); i++) {
+        pg_stmt_mark_slow(a, now);
+        pg_stmt_mark_slow(a, now + 5); /* in flight together with the first */
+        assert_int_equal(a->slow_until_ms - now, periods[i]);
+        now = a->slow_until_ms + 1;
+    }
+    now += 600001; /* it has behaved since */
+    pg_stmt_mark_slow(a, now);
+    assert_int_equal(a->slow_until_ms - now, 10000);
+    pg_stmt_unref(&stmts, a);
+}
+
 #define CACHE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CACHE(test_found_again),
-        CACHE(test_evicts_least_recently_used),
-        CACHE(test_all_in_use),
-        CACHE(test_renew_once),
+        CACHE(test_found_again), CACHE(test_evicts_least_recently_used), CACHE(test_all_in_use),
+        CACHE(test_renew_once),  CACHE(test_slow_for_a_while),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

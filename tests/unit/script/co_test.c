@@ -161,6 +161,35 @@ static void test_committed_work_ends_only_by_its_deadline(void **state)
     fixture_unload(&f);
 }
 
+static void count_leftover(void *data)
+{
+    ++*(int *)data;
+}
+
+static void test_leftovers_are_cleared_at_the_end(void **state)
+{
+    struct fixture f;
+    struct outcome out;
+    int n = 0;
+    (void)state;
+    load(&f, "r:get('/work', function() task.sleep('5ms') return 'done' end)"
+             "r:get('/bug', function() task.sleep('5ms') error('bug') end)");
+    static const char *const patterns[] = {"/work", "/bug"};
+    for (int i = 0; i < 2; i++) {
+        struct co *co = fixture_start(&f, patterns[i], 0, &out);
+        co_set_leftover(co, count_leftover, &n);
+        assert_int_equal(n, i);
+        fixture_run_until(&f, &out);
+        assert_int_equal(n, i + 1);
+    }
+    struct co *co = fixture_start(&f, "/work", 0, &out);
+    co_set_leftover(co, count_leftover, &n);
+    co_set_leftover(co, NULL, NULL);
+    fixture_run_until(&f, &out);
+    assert_int_equal(n, 2);
+    fixture_unload(&f);
+}
+
 static void test_try_catches_failures_only(void **state)
 {
     struct fixture f;
@@ -251,6 +280,7 @@ int main(void)
         cmocka_unit_test(test_cannot_wait_across_a_c_boundary),
         cmocka_unit_test(test_user_coroutines_pass_a_park_outward),
         cmocka_unit_test(test_cancel_and_deadline_are_sticky),
+        cmocka_unit_test(test_leftovers_are_cleared_at_the_end),
         cmocka_unit_test(test_committed_work_ends_only_by_its_deadline),
         cmocka_unit_test(test_try_catches_failures_only),
         cmocka_unit_test(test_threads_are_reused_clean),
