@@ -361,9 +361,9 @@ describe("PostgreSQL's faults", function()
 
     it("answers at once while there is none, and works when there is", function()
       local hogs = {}
-      for i = 1, 6 do
-        hogs[i] = io.popen(("psql -X -q -h %s -U shop %s >/dev/null 2>&1"):format(small.sock_dir, t.database), "w")
-      end
+      local hog = "until psql -X -q -h %s -U shop %s; do sleep 0.1; done >/dev/null 2>&1"
+      hog = hog:format(small.sock_dir, t.database)
+      for i = 1, 6 do hogs[i] = io.popen(hog, "w") end -- each until its standard input ends
       server.eventually("all are taken", function()
         return t:sql("SELECT count(*) AS n FROM pg_stat_activity WHERE usename = 'shop'")[1].n == 6
       end)
