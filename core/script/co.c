@@ -146,22 +146,30 @@ lua_State *co_stack(struct co *co)
     return co->L;
 }
 
-/* Ends it: tells the owner once, and gives it back. Stack of L: …, results | err */
+/* Ends it: tells the owner once, and gives it back. Stack of L: …, results | err
+ * The raised error is shown on the VM's own stack: after a runaway recursion the coroutine's is full, and one more push
+ * outside a protected call would end the process. */
 static void finish(struct co *co, int n_results)
 {
     struct vm *vm = co->vm;
+    lua_State *L = co->L;
     timer_stop(vm->env->loop, &co->timer);
     const char *trace = NULL;
     int top = lua_gettop(vm->L);
     if (n_results < 0) {
         co->is_dirty = true;
-        if (lx_kind_of(co->L, -1) != LX_PROBLEM) {
-            luaL_traceback(vm->L, co->L, NULL, 0);
-            trace = lua_tostring(vm->L, -1);
+        L = vm->L;
+        lua_checkstack(L, 16);
+        lua_pushnil(L); /* where the traceback goes */
+        lua_xmove(co->L, L, 1);
+        if (lx_kind_of(L, -1) != LX_PROBLEM) {
+            luaL_traceback(L, co->L, NULL, 0);
+            lua_replace(L, top + 1);
+            trace = lua_tostring(L, top + 1);
         }
     }
     if (co->done)
-        co->done(co, co->L, n_results, trace, co->data);
+        co->done(co, L, n_results, trace, co->data);
     lua_settop(vm->L, top);
     co_release(co);
 }

@@ -16,9 +16,10 @@
 struct vm;
 struct co;
 
-/* On success the top n_results values of L (co_stack) are the results; on failure (-1) the value on top is the raised
- * error, with traceback text in `trace` (borrowed; NULL for app.fail). Fires exactly once, and the co returns to the
- * free list after it. Values pushed below the function before co_start stay at the bottom of L: anchors. */
+/* On success the top n_results values of L (co_stack) are the results; on failure (-1) L is the VM's own stack with the
+ * raised error on top, and traceback text in `trace` (borrowed; NULL for app.fail). Fires exactly once, and the co
+ * returns to the free list after it. Values pushed below the function before co_start stay at the bottom of co_stack,
+ * also then: anchors. */
 typedef void (*co_done_fn)(struct co *co, lua_State *L, int n_results /* -1: raised */, const char *trace, void *data);
 
 /* From the free list. Push the function and its arguments on co_stack(co), then co_start. */

@@ -285,6 +285,26 @@ static void test_errors_become_problems(void **state)
     unload(&f);
 }
 
+/* The coroutine's stack is full then: whatever shows the error must not push on it. */
+static void test_a_runaway_recursion_is_an_error_like_any_other(void **state)
+{
+    struct fixture f;
+    (void)state;
+    load(&f, "local function deep(n) return 1 + deep(n + 1) end\n"
+             "r:get('/deep', function() return {deep(1)} end)\n"
+             "r:get('/caught', function() return {(pcall(deep, 1))} end)\n"
+             "r:get('/child', function() return task.all{function() return deep(1) end, function() return 2 end} end)\n"
+             "r:get('/stream', function() return app.stream(function(w) deep(1) end) end)");
+    for (int i = 0; i < 3; i++) {
+        expect(&f, GET("/deep"), "problem 500 internal_error retry=0", NULL);
+        assert_non_null(strstr(body_text(), "lua/app.lua:3: stack overflow"));
+        expect(&f, GET("/child"), "problem 500 internal_error retry=0", NULL);
+        expect(&f, GET("/caught"), "200 [application/json]", "[false]");
+    }
+    expect(&f, GET("/stream"), "200 [application/octet-stream]", "<abort>");
+    unload(&f);
+}
+
 static void test_request_fields(void **state)
 {
     struct fixture f;
@@ -478,6 +498,7 @@ int main(void)
         cmocka_unit_test(test_what_may_be_returned),
         cmocka_unit_test(test_what_may_not_be_returned),
         cmocka_unit_test(test_errors_become_problems),
+        cmocka_unit_test(test_a_runaway_recursion_is_an_error_like_any_other),
         cmocka_unit_test(test_request_fields),
         cmocka_unit_test(test_a_kept_request_is_closed),
         cmocka_unit_test(test_validation_and_middleware),
