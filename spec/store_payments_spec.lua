@@ -132,7 +132,7 @@ describe("a payment", function()
     end)
 
     it("is refused when signed but no event", function()
-      for _, body in ipairs { "[]", "{}", "nonsense", '{"event":1}' } do
+      for _, body in ipairs { "[]", "{}", "nonsense", '{"event":1}', '{"event":"a\\u0000b"}', '{"event":""}' } do
         assert.equal(400, shop.webhook(s, body).status, body)
       end
     end)
@@ -204,6 +204,56 @@ describe("a payment", function()
       s:exec("INSERT INTO webhook_events (event_id, event, payload, raw) VALUES ('EvtLeft', 'payment.captured', '"
         .. body .. "', convert_to('" .. body .. "', 'UTF8'))")
       becomes("confirmed/paid", order)
+    end)
+
+    it("is kept when its shape is wrong, and holds up no other", function()
+      local order = place()
+      local template = shop.payment_event("payment.captured", order, shop.payment_id())
+      local wrong = {
+        { '"amount":%d+', '"amount":null' }, { '"amount":%d+', '"amount":"34900"' }, { '"amount":%d+', '"amount":1.5' },
+        { '"id":"[%w_]+"', '"id":7' }, { '"id":"[%w_]+"', '"id":"a\\u0000b"' }, { '"currency":"INR"', '"currency":{}' },
+        { '"order_id":"[%w_]+"', '"order_id":{"a":1}' }, { '"entity":{.-null}', '"entity":5' },
+        { '"payload":{.*}},', '"payload":[],' }, { '"payload":{.*}},', '"payload":null,' },
+      }
+      for i, change in ipairs(wrong) do
+        local body, n = template:gsub(change[1], (change[2]:gsub("%%", "%%%%")), 1)
+        assert.equal(1, n, change[1])
+        local answer = shop.webhook(s, body, "EvtShape" .. i)
+        assert.equal(200, answer.status, body .. "\n" .. answer.body)
+      end
+      server.eventually("each is done or parked", function()
+        return #s:sql("SELECT 1 FROM webhook_events WHERE event_id LIKE 'EvtShape%'"
+          .. " AND (processed_at IS NOT NULL OR next_attempt_at = 'infinity')") == #wrong
+      end)
+      assert.equal("pending/unpaid", shop.state(s, order))
+      hook("payment.captured", order, shop.payment_id())
+      becomes("confirmed/paid", order)
+    end)
+
+    it("is stored with an odd id, time, account or method", function()
+      local order = place()
+      local body = shop.payment_event("payment.captured", order, shop.payment_id())
+        :gsub('"created_at":%d+', '"created_at":1e300'):gsub('"account_id":"acc_Spec"', '"account_id":{}')
+        :gsub('"method":"upi"', '"method":{"a":"\\\\u0000\\u0000"}'):gsub('"fee":14', '"fee":"14"')
+      assert.equal(200, shop.webhook(s, body, "\255\254").status)
+      becomes("confirmed/paid", order)
+    end)
+
+    it("does not keep the timer from others when it cannot be applied", function()
+      local order, stuck = place(), place()
+      s:exec([[CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN IF NEW.razorpay_payment_id = ''pay_SpecStuck'' THEN RAISE ''not today''; END IF; RETURN NEW; END';
+        CREATE TRIGGER refuse BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION refuse()]])
+      hook("payment.captured", stuck, "pay_SpecStuck", nil, "EvtStuck")
+      server.eventually("tried by the timer", function()
+        return s:sql("SELECT attempts FROM webhook_events WHERE event_id = 'EvtStuck'")[1].attempts >= 2
+      end)
+      local body = shop.payment_event("payment.captured", order, shop.payment_id())
+      s:exec("INSERT INTO webhook_events (event_id, event, payload, raw) VALUES ('EvtBehind', 'payment.captured', '"
+        .. body .. "', convert_to('" .. body .. "', 'UTF8'))")
+      becomes("confirmed/paid", order)
+      s:exec("DROP TRIGGER refuse ON payments")
+      becomes("confirmed/paid", stuck)
     end)
 
     it("is kept when nobody handles it", function()

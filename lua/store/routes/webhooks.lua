@@ -15,7 +15,7 @@ routes:post("/api/webhooks/razorpay", { summary = "Razorpay webhook", max_body =
   local raw = req:body()
   razorpay.verify_webhook(raw, req:header("X-Razorpay-Signature"))
   local event = try(json.decode, raw)
-  if type(event) ~= "table" or type(event.event) ~= "string" then
+  if type(event) ~= "table" or type(event.event) ~= "string" or not event.event:find("^[%w_.]+$") then
     app.fail(400, "invalid_event", "The body is not an event.")
   end
   local event_id = webhook.store(req:header("X-Razorpay-Event-Id"), event, raw)

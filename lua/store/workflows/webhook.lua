@@ -1,8 +1,9 @@
 --- Razorpay's webhooks: stored first, applied once, in a second transaction.
 --
 -- `store` commits the signed bytes, and only then is the sender told 200. `apply` locks the stored row, so however many
--- copies arrive and however many workers race, one of them applies it. What fails is tried again by a timer
--- (`sweep`), later each time; what cannot be right (a wrong amount) is parked for a human, with the reason.
+-- copies arrive and however many workers race, one of them applies it. What fails, be it by a bug of ours, is tried
+-- again by a timer (`sweep`), later each time, and holds up no other event; what cannot be right (a wrong amount, a
+-- payment without one) is parked for a human, with the reason.
 local crypto = require "chowk.crypto"
 local json = require "chowk.json"
 local log = require "chowk.log"
@@ -23,8 +24,17 @@ end
 
 local function entity(event, name)
   local box = type(event.payload) == "table" and event.payload[name]
-  return type(box) == "table" and present(box.entity) or nil
+  local it = type(box) == "table" and box.entity
+  return type(it) == "table" and it or nil
 end
+
+local MAX_ID = 64
+
+local function is_id(value) return type(value) == "string" and #value <= MAX_ID and value:find("^[%w_-]+$") ~= nil end
+
+local function is_paise(value) return type(value) == "number" and value >= 0 and value < 1e14 and value % 1 == 0 end
+
+local function text(value) return type(value) == "string" and value or nil end
 
 -- ---- storing -----------------------------------------------------------------------------------------------
 
@@ -33,20 +43,26 @@ local STORE = [[
   VALUES ($1, $2, $3, $4::jsonb, convert_to($5::text, 'UTF8'), to_timestamp($6::float8))
   ON CONFLICT (event_id) DO NOTHING]]
 
+local YEAR_9999 = 253402300800
+
+-- PostgreSQL's text and jsonb have no \u0000; the signed bytes keep it.
+local function without_nul(raw) return (raw:gsub("\\u0000", "\\ufffd")) end
+
 local function insert(event_id, event, raw)
-  -- jsonb has no \u0000; the signed bytes keep it.
-  local payload = raw:gsub("\\u0000", "\\ufffd")
-  return pg.exec(STORE, event_id, event.event, present(event.account_id) or pg.null, payload, raw,
-    tonumber(present(event.created_at)) or pg.null)
+  local payload = without_nul(raw)
+  local account, at = event.account_id, event.created_at
+  return pg.exec(STORE, event_id, event.event, is_id(account) and account or pg.null, payload, raw,
+    type(at) == "number" and at >= 0 and at < YEAR_9999 and at or pg.null)
 end
 
 --- Stores a verified webhook.
--- @param event_id string|nil  X-Razorpay-Event-Id   @param event table  the decoded body   @param raw string
+-- @param event_id string|nil  X-Razorpay-Event-Id; anything that is not one counts as missing
+-- @param event table  the decoded body, `event` being a name   @param raw string
 -- @return string|nil          the id to apply, nil if this very event is stored already
 -- Yields; returns after the commit. Raises what pg raises.
 function M.store(event_id, event, raw)
   local by_content = "sha256:" .. crypto.hex(crypto.sha256(raw))
-  if event_id and #event_id <= 64 then
+  if is_id(event_id) then
     if insert(event_id, event, raw) == 1 then return event_id end
     -- The id is outside the signature: other bytes under a known id are another event, not a duplicate.
     local same = pg.value("SELECT raw = convert_to($2::text, 'UTF8') FROM webhook_events WHERE event_id = $1",
@@ -64,11 +80,11 @@ local function news_of(p, status)
     status = status,
     amount_paise = p.amount,
     currency = p.currency,
-    method = present(p.method),
-    fee_paise = present(p.fee),
-    tax_paise = present(p.tax),
-    error_code = present(p.error_code),
-    error_reason = present(p.error_reason),
+    method = text(p.method),
+    fee_paise = is_paise(p.fee) and p.fee or nil,
+    tax_paise = is_paise(p.tax) and p.tax or nil,
+    error_code = text(p.error_code),
+    error_reason = text(p.error_reason),
     raw = p,
     actor = "razorpay",
   }
@@ -89,7 +105,10 @@ local function on_payment(status)
     local p, o = entity(event, "payment"), entity(event, "order")
     local order_id = p and present(p.order_id)
     if not order_id then return {} end   -- not made for an order of a shop
-    local order = lock_order(tx, order_id, o and present(o.receipt))
+    if not is_id(order_id) or not is_id(p.id) or not is_paise(p.amount) or not text(p.currency) then
+      return nil, "not a payment: it lacks an id, an amount or a currency", true
+    end
+    local order = lock_order(tx, order_id, o and is_id(o.receipt) and o.receipt or nil)
     if not order then return nil, "unknown order " .. order_id end
     local known = tx:all { payment.known(p.id) }[1][1]
     local now, last = payment.decide(tx, order, known, news_of(p, status))
@@ -102,12 +121,15 @@ local function on_refund(name)
   return function(tx, event)
     local r, p = entity(event, "refund"), entity(event, "payment")
     if not r then return {} end
-    local order_id = p and present(p.order_id) or tx:value([[
+    if not is_id(r.id) or not is_id(r.payment_id) or not is_paise(r.amount) then
+      return nil, "not a refund: it lacks an id, a payment or an amount", true
+    end
+    local order_id = p and is_id(p.order_id) and p.order_id or tx:value([[
       SELECT o.razorpay_order_id FROM payments p JOIN orders o ON o.id = p.order_id
       WHERE p.razorpay_payment_id = $1]], r.payment_id)
     local order = lock_order(tx, order_id)
     if not order then return nil, "refund for an unknown payment " .. tostring(r.payment_id) end
-    local arn = type(r.acquirer_data) == "table" and present(r.acquirer_data.arn) or nil
+    local arn = type(r.acquirer_data) == "table" and text(r.acquirer_data.arn) or nil
     return refund.decide(tx, order, { id = r.id, payment_id = r.payment_id, amount_paise = r.amount, arn = arn }, name)
   end
 end
@@ -131,7 +153,7 @@ local function handle(tx, stored)
   end
   local handler = HANDLERS[stored.event]
   if not handler then return {} end
-  return handler(tx, json.decode(stored.raw))
+  return handler(tx, json.decode(without_nul(stored.raw)))
 end
 
 local DONE = [[
@@ -165,12 +187,14 @@ function M.apply(event_id)
   return applied
 end
 
---- apply, with every failure recorded instead of raised: for callers that have nobody to tell.
+--- apply, with every failure recorded instead of raised: for callers that have nobody to tell. A bug is recorded, too:
+-- an event that trips over one must not keep the others waiting behind it. Only cancel and deadline pass through.
 function M.try_apply(event_id)
-  local _, err = try(M.apply, event_id)
-  if not err then return end
-  log.warn("webhook not applied", { event_id = event_id, error = err.message })
-  try(pg.exec, FAILED, event_id, err.message, false, MAX_ATTEMPTS)
+  local ok, err = pcall(M.apply, event_id)
+  if ok then return end
+  local reason = tostring(err)
+  log.error("webhook not applied", { event_id = event_id, error = reason })
+  try(pg.exec, FAILED, event_id, reason, false, MAX_ATTEMPTS)
 end
 
 --- Applies what was left over: by a crash, a lock, an order that was not there yet. Every worker may run it.
