@@ -96,6 +96,15 @@ describe("the catalogue", function()
                              "sort=rating&cursor=newest.1.2", "cursor=newest.99999999999999999999.1" } do
       assert.equal(422, s:get("/api/products?" .. query).status, query)
     end
+    assert.equal(400, s:get("/api/products?q=%ff").status)
+    assert.equal(404, s:get("/api/products/mug%ff").status)
+  end)
+
+  it("takes any number for a cursor's key", function()
+    for _, sort in ipairs { "newest", "rating", "price_asc", "price_desc" } do
+      local path = ("/api/products?sort=%s&cursor=%s.9999999999999999.9999999999999999"):format(sort, sort)
+      assert.equal(200, s:get(path).status, sort)
+    end
   end)
 
   describe("one product", function()
@@ -182,6 +191,7 @@ describe("the catalogue", function()
     it("needs the token", function()
       assert.equal(403, patch({ price_paise = 1 }, "wrong").status)
       assert.equal(403, patch({ price_paise = 1 }).status)
+      assert.equal(403, patch({ price_paise = "no form" }).status)
       assert.equal(39900, s:get("/api/products/railway-map-mug").json.price_paise)
     end)
 
@@ -189,6 +199,7 @@ describe("the catalogue", function()
       assert.equal(422, patch({ price_paise = -1 }, "spec-admin").status)
       assert.equal(422, patch({ price_paise = 1.5 }, "spec-admin").status)
       assert.equal(422, patch({ price = 1 }, "spec-admin").status)
+      assert.equal(422, patch({ price_paise = 1e14 }, "spec-admin").status)
       local answer = s:patch("/api/admin/products/flying-carpet",
         { json = { price_paise = 1 }, headers = { Authorization = "Bearer spec-admin" } })
       assert.equal(404, answer.status)
@@ -232,5 +243,6 @@ describe("the catalogue without Redis and without an admin token", function()
     local answer = s:patch("/api/admin/products/railway-map-mug",
       { json = { price_paise = 1 }, headers = { Authorization = "Bearer " } })
     assert.equal(404, answer.status)
+    assert.equal(404, s:patch("/api/admin/products/railway-map-mug", { json = { nonsense = 1 } }).status)
   end)
 end)

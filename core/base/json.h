@@ -37,6 +37,7 @@ struct json_events {
 enum status json_read(struct slice text, const struct json_limits *limits, const struct json_events *events, void *data,
                       struct arena *arena, struct err *err) MUST_CHECK;
 
+bool json_is_utf8(struct slice text); /* well-formed: what a JSON string, and PostgreSQL, can hold */
 void json_write_string(struct buf *buf, struct slice utf8); /* with quotes; invalid UTF-8 becomes U+FFFD */
 /* Shortest text that reads back to the same double; integers up to 2^53 without exponent.
  * NaN and infinities: returns ERR, writes nothing. */

@@ -30,6 +30,18 @@ int json_utf8_step(const char *p, const char *end)
     return want;
 }
 
+bool json_is_utf8(struct slice text)
+{
+    const char *p = text.ptr, *end = text.ptr + text.len;
+    while (p < end) {
+        int step = (unsigned char)*p < 0x80 ? 1 : json_utf8_step(p, end);
+        if (step < 0)
+            return false;
+        p += step;
+    }
+    return true;
+}
+
 static inline bool is_plain(unsigned char c)
 {
     return c >= 0x20 && c < 0x80 && c != '"' && c != '\\';

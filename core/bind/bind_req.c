@@ -82,7 +82,7 @@ static void push_pairs(lua_State *L, struct call *call, struct slice text, const
         add_pair(L, name, value);
     }
     if (rc == ERR)
-        raise_problem(L, 400, code, "a percent escape is invalid");
+        raise_problem(L, 400, code, "a percent escape is invalid, or is not UTF-8");
 }
 
 static void push_params(lua_State *L, const struct http_request *req)

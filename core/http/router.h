@@ -1,8 +1,8 @@
 /* Radix tree of routes, built once per generation, read-only afterwards.
  * Patterns: literal segments, `:name` (one segment), `*name` (the rest, may hold slashes, not empty).
  * Precedence at each segment: literal > :param > *splat, with backtracking, whatever the order of adding.
- * Matching is on the raw path split at '/'; each parameter is percent-decoded afterwards; a decoded NUL, or
- * an invalid escape, is no match (404). A trailing slash is significant. */
+ * Matching is on the raw path split at '/'; each parameter is percent-decoded afterwards; a decoded NUL, bytes
+ * that are not UTF-8, or an invalid escape, is no match (404). A trailing slash is significant. */
 #pragma once
 
 #include "base/arena.h"

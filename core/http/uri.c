@@ -1,5 +1,7 @@
 #include "http/uri.h"
 
+#include "base/json.h"
+
 static int hex_value(char c)
 {
     if (c >= '0' && c <= '9')
@@ -36,6 +38,8 @@ static int decode_byte(struct slice text, size_t *at, bool plus)
 enum status http_uri_decode(struct slice text, bool plus, struct arena *arena, struct slice *out)
 {
     if (text.len == 0 || !has_escape(text, plus)) {
+        if (!json_is_utf8(text))
+            return ERR;
         *out = text;
         return OK;
     }
@@ -47,6 +51,8 @@ enum status http_uri_decode(struct slice text, bool plus, struct arena *arena, s
             return ERR;
         bytes[len++] = (char)byte;
     }
+    if (!json_is_utf8(slice_of(bytes, len)))
+        return ERR;
     *out = slice_of(bytes, len);
     return OK;
 }

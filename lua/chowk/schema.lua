@@ -12,6 +12,7 @@ Type.__index = Type
 
 local floor, null = math.floor, json.null
 local MAX_EXACT = 9007199254740992
+local MAX_PAISE = 1e14 - 1 -- from 10^14 on PostgreSQL's bigint reads as a string
 
 local function add_error(ctx, at, message)
   local errors = ctx.errors
@@ -73,7 +74,7 @@ end
 --- Money in paise: a whole number, 0 or more. @param opts table|nil  min, max, default
 function M.paise(opts)
   opts = check_options("paise", opts, RANGE)
-  return integer("paise", { min = opts.min or 0, max = opts.max or 1e14, default = opts.default },
+  return integer("paise", { min = opts.min or 0, max = opts.max or MAX_PAISE, default = opts.default },
     "must be an amount in whole paise")
 end
 
@@ -102,6 +103,8 @@ function M.boolean(opts)
   end)
 end
 
+local function count(n, what) return ("%d %s%s"):format(n, what, n == 1 and "" or "s") end
+
 local function length(text)
   local _, continuation = text:gsub("[\128-\191]", "")
   return #text - continuation
@@ -112,9 +115,9 @@ local function text_type(kind, opts, pattern_message, fold)
     if type(value) ~= "string" then return nil, "must be a string" end
     local n = length(value)
     if opts.min and n < opts.min then
-      return nil, opts.min == 1 and "must not be empty" or ("must have at least %d characters"):format(opts.min)
+      return nil, opts.min == 1 and "must not be empty" or "must have at least " .. count(opts.min, "character")
     end
-    if opts.max and n > opts.max then return nil, ("must have at most %d characters"):format(opts.max) end
+    if opts.max and n > opts.max then return nil, "must have at most " .. count(opts.max, "character") end
     if fold then value = fold(value) end
     if not value then return nil, pattern_message end
     if opts.pattern and not value:find(opts.pattern) then return nil, pattern_message end
@@ -215,9 +218,9 @@ function M.array(of, opts)
       return nil
     end
     local n, out = #value, json.array {}
-    if opts.min and n < opts.min then add_error(ctx, at, ("must have at least %d items"):format(opts.min)) end
+    if opts.min and n < opts.min then add_error(ctx, at, "must have at least " .. count(opts.min, "item")) end
     if opts.max and n > opts.max then
-      add_error(ctx, at, ("must have at most %d items"):format(opts.max))
+      add_error(ctx, at, "must have at most " .. count(opts.max, "item"))
       return nil -- a million items would be a million errors
     end
     for i = 1, n do out[i] = run_member(of, value[i], at .. "/" .. (i - 1), ctx) end

@@ -66,7 +66,7 @@ local SORTS = {
   rating = {
     key = "p.rating_hundredths",
     order = "p.rating_hundredths DESC, p.id DESC",
-    after = "(p.rating_hundredths, p.id) < ($%d::int, $%d::bigint)",
+    after = "(p.rating_hundredths, p.id) < ($%d::bigint, $%d::bigint)",
   },
 }
 

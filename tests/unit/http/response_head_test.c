@@ -55,6 +55,7 @@ static void test_reasons(void **state)
     assert_string_equal(http_reason(404), "Not Found");
     assert_string_equal(http_reason(503), "Service Unavailable");
     assert_string_equal(http_reason(299), "Unknown");
+    assert_string_equal(http_reason(418), "I'm a teapot");
     assert_true(http_status_has_body(200) && !http_status_has_body(204) && !http_status_has_body(304));
 }
 
