@@ -99,6 +99,24 @@ describe("chowk dev", function()
     stop()
   end)
 
+  it("starts a database again that was killed", function()
+    start()
+    local function server_pid(name)
+      local found
+      for id in read("log"):gmatch("embedded server started server=" .. name .. " pid=(%d+)") do found = id end
+      return found
+    end
+    for _, name in ipairs { "PostgreSQL", "Redis" } do
+      local old = server_pid(name)
+      server.sh("kill -9 " .. old)
+      server.eventually(name .. " is back", function() return server_pid(name) ~= old end, 60)
+      assert.truthy(read("log"):find("an embedded server has ended; starting it again server=" .. name, 1, true))
+    end
+    server.eventually("an answer", function() return get("/things"):find("mug", 1, true) end, 60)
+    stop()
+    assert.equal("", leftovers())
+  end)
+
   it("says where a migration or the seed is wrong", function()
     write("migrations/seed.sql", "INSERT INTO things VALUES ('mug');\n\nINSERT INTO nothing VALUES (1);\n")
     local out, code = chowk "dev"

@@ -90,6 +90,13 @@ static void on_ready(void *data, const char *url)
             config_workers(config));
 }
 
+static void on_child(void *data)
+{
+    struct dev *dev = data;
+    (void)embedded_revive(dev->app.pg);
+    (void)embedded_revive(dev->app.redis);
+}
+
 static enum status start_databases(struct dev *dev, struct err *err)
 {
     if (app_start_pg(&dev->app, false, err) != OK || app_start_redis(&dev->app, false, err) != OK)
@@ -113,7 +120,9 @@ int cmd_dev(struct cli_args *args)
     if (early_stop_is_wanted())
         code = CLI_OK; /* whatever the interrupted step says of it */
     else if (status == OK)
-        code = master_run(&(struct master_opts){.config = dev.app.config, .on_ready = on_ready, .data = &dev}, &err);
+        code = master_run(
+            &(struct master_opts){.config = dev.app.config, .on_ready = on_ready, .on_child = on_child, .data = &dev},
+            &err);
     app_close(&dev.app);
     return code == CLI_OK ? CLI_OK : cli_fail(&err);
 }

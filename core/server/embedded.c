@@ -22,6 +22,8 @@
 #define READY_MS 60000
 #define STOP_MS 10000
 #define KILL_MS 5000
+#define MAX_REVIVALS 5 /* within REVIVAL_SPAN_MS: then it is left alone */
+#define REVIVAL_SPAN_MS 60000
 #define MAX_TRIES 10 /* while a crashed predecessor's children let go of its memory */
 
 struct embedded {
@@ -29,8 +31,11 @@ struct embedded {
     const struct embedded_kind *kind;
     struct embedded_home home;
     char url[256];
+    struct embedded_opts opts;
     int lock_fd; /* -1: not the owner */
     pid_t pid;
+    unsigned n_revivals; /* since span_ms */
+    uint64_t span_ms;
 };
 
 struct holder {
@@ -174,7 +179,7 @@ static enum status take_or_join(struct embedded *server, int fd, const struct em
 static struct embedded *start(const struct embedded_kind *kind, const struct embedded_opts *opts, struct err *err)
 {
     struct embedded *server = xalloc(sizeof *server);
-    *server = (struct embedded){.magic = EMBEDDED_MAGIC, .kind = kind, .lock_fd = -1};
+    *server = (struct embedded){.magic = EMBEDDED_MAGIC, .kind = kind, .opts = *opts, .lock_fd = -1};
     uint64_t end_ms = clock_ms() + (opts->ready_ms ? opts->ready_ms : READY_MS);
     if (embedded_home_open(&server->home, kind, opts->var_dir, err) != OK)
         goto fail;
@@ -192,6 +197,36 @@ static struct embedded *start(const struct embedded_kind *kind, const struct emb
 fail:
     embedded_stop(server);
     return NULL;
+}
+
+/* A server that dies at once, every time, must not keep its owner busy for ever. */
+static bool may_revive(struct embedded *server)
+{
+    if (clock_ms() - server->span_ms > REVIVAL_SPAN_MS) {
+        server->span_ms = clock_ms();
+        server->n_revivals = 0;
+    }
+    return server->n_revivals++ < MAX_REVIVALS;
+}
+
+bool embedded_revive(struct embedded *server)
+{
+    if (!server || server->lock_fd < 0 || server->pid <= 0 || !embedded_has_exited(server->pid, NULL))
+        return false;
+    CHECK_OBJ(server, EMBEDDED_MAGIC);
+    struct err err = {0};
+    server->pid = 0;
+    if (!may_revive(server)) {
+        log_error("an embedded server keeps ending: it stays down", LOG_S("server", server->kind->title),
+                  LOG_S("output", server->home.log_path));
+        return false;
+    }
+    log_error("an embedded server has ended; starting it again", LOG_S("server", server->kind->title),
+              LOG_S("output", server->home.log_path));
+    if (start_owned(server, &server->opts, clock_ms() + READY_MS, &err) == OK)
+        return true;
+    log_error("it does not start", LOG_S("error", err.message));
+    return false;
 }
 
 struct embedded *embedded_pg_start(const struct embedded_opts *opts, struct err *err)

@@ -24,10 +24,11 @@
 
 struct embedded;
 struct embedded_opts {
-    const char *var_dir;         /* <app>/var; created if missing; borrowed for the call */
-    bool brief;                  /* migrate, run, …: ends soon */
-    uint32_t ready_ms;           /* bound of the whole start; 0 = 60 000 (initdb takes 1-3 s) */
-    const char *const *settings; /* extra "name=value" for the server, ends with NULL; or NULL */
+    const char *var_dir; /* <app>/var; created if missing; borrowed for the call */
+    bool brief;          /* migrate, run, …: ends soon */
+    uint32_t ready_ms;   /* bound of the whole start; 0 = 60 000 (initdb takes 1-3 s) */
+    const char *const
+        *settings; /* extra "name=value" for the server, ends with NULL; or NULL; kept until embedded_stop */
 };
 
 /* Return owned, ready to take connections, database `chowk` and superuser `chowk` created; or NULL. ERR_UNAVAILABLE
@@ -38,6 +39,11 @@ struct embedded *embedded_redis_start(const struct embedded_opts *opts, struct e
 const char *embedded_url(const struct embedded *server); /* borrowed until embedded_stop */
 bool embedded_is_owned(const struct embedded *server);   /* false: another process started it and stops it */
 pid_t embedded_pid(const struct embedded *server);       /* of an owned server, for the caller's SIGCHLD; else 0 */
+
+/* For the owner's SIGCHLD: an owned server that has ended by itself is started again, as it was the first time
+ * (BLOCKING: until it takes connections, at most 60 s). False: nothing was to do, or it dies too often; the log says
+ * which. */
+bool embedded_revive(struct embedded *server);
 
 /* Stops an owned server (PostgreSQL fast shutdown; at most 15 s, then by force) and takes the handle. NULL is fine. */
 void embedded_stop(struct embedded *server);

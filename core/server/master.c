@@ -79,6 +79,8 @@ static void on_child(void *data, int signum UNUSED)
 {
     struct master *master = data;
     supervisor_reap(master->supervisor);
+    if (master->opts->on_child && master->n_stops == 0)
+        master->opts->on_child(master->opts->data);
 }
 
 static void on_stop(void *data, int signum)

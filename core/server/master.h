@@ -8,6 +8,8 @@ struct master_opts {
     const struct config *config; /* borrowed for the call */
     /* Every worker is ready: `url` is where. Called once, on the loop. */
     void (*on_ready)(void *data, const char *url);
+    /* SIGCHLD, after the workers' own; for other children of the process. Not once a stop has begun. May be NULL. */
+    void (*on_child)(void *data);
     void *data;
 };
 
