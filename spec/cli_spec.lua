@@ -40,7 +40,7 @@ describe("the command line", function()
       assert.equal(0, help_code)
       assert.truthy(help:find("usage: chowk " .. name, 1, true))
     end
-    for _, misuse in ipairs { "", "sreve", "check --no-such-option", "routes a b", "run", "version x", "migrate up",
+    for _, misuse in ipairs { "", "sreve", "help sreve", "check --no-such-option", "routes a b", "run", "version x", "migrate up",
       "migrate new Bad-Name", "migrate status --dry-run" } do
       out, code = chowk(misuse)
       assert.equal(2, code, misuse .. "\n" .. out)
@@ -80,7 +80,15 @@ describe("the command line", function()
     os.remove(dir .. "/app.lua")
     local out, code = chowk "check"
     assert.equal(1, code)
-    assert.truthy(out:find('app.main: no module "app" below app.root "."', 1, true), out)
+    assert.equal('app.main (default): no module "app": there is no app.lua and no app/init.lua\n', out)
+    write("conf/chowk.lua", 'return {\n  app = { root = "lua", main = "shop.main" } }')
+    out, code = chowk "check"
+    assert.equal(1, code)
+    assert.truthy(out:find("app.root: .-/lua: No such file or directory"), out)
+    server.sh("mkdir " .. dir .. "/lua")
+    out = chowk "check"
+    assert.equal('app.main (conf/chowk.lua:2): no module "shop.main": there is no lua/shop/main.lua and no '
+      .. "lua/shop/main/init.lua\n", out)
   end)
 
   it("lists routes", function()

@@ -238,6 +238,8 @@ enum status bundle_build(const char *app_dir, const char *root, struct buf *out,
         return err_errno(err, errno, "%s", app_dir);
     char start[PATH_MAX * 2];
     snprintf(start, sizeof start, "%s%s%s", b.app_dir, b.root[0] ? "/" : "", b.root);
+    if (access(start, R_OK | X_OK) != 0)
+        return err_errno(err, errno, "app.root: %s", start);
     b.L = luaL_newstate();
     CHECK(b.L);
     enum status rc = walk(&b, start, "", 0);

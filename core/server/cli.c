@@ -99,7 +99,8 @@ int cli_misuse(const struct cli_args *args, const char *fmt, ...)
     fprintf(stderr, "chowk %s: ", args->command->name);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
-    fprintf(stderr, "\nusage: chowk %s %s\n", args->command->name, args->command->usage);
+    fprintf(stderr, "\nusage: chowk %s%s%s\n", args->command->name, *args->command->usage ? " " : "",
+            args->command->usage);
     return CLI_MISUSE;
 }
 
@@ -128,14 +129,30 @@ static bool wants_help(int argc, char **argv)
     return false;
 }
 
+static int unknown_command(const char *name)
+{
+    fprintf(stderr, "chowk: no command \"%s\"\n\n", name);
+    print_list(stderr);
+    return CLI_MISUSE;
+}
+
+static int help(int argc, char **argv)
+{
+    const struct cli_command *command = argc > 0 ? find_command(argv[0]) : NULL;
+    if (argc > 0 && !command)
+        return unknown_command(argv[0]);
+    if (command)
+        print_help(command, stdout);
+    else
+        print_list(stdout);
+    return CLI_OK;
+}
+
 static int run_command(int argc, char **argv)
 {
     const struct cli_command *command = find_command(argv[0]);
-    if (!command) {
-        fprintf(stderr, "chowk: no command \"%s\"\n\n", argv[0]);
-        print_list(stderr);
-        return CLI_MISUSE;
-    }
+    if (!command)
+        return unknown_command(argv[0]);
     if (wants_help(argc - 1, argv + 1)) {
         print_help(command, stdout);
         return CLI_OK;
@@ -158,14 +175,8 @@ int cli_main(int argc, char **argv)
         print_list(stderr);
         return CLI_MISUSE;
     }
-    if (is_help(argv[0]) || strcmp(argv[0], "help") == 0) {
-        const struct cli_command *command = argc > 1 ? find_command(argv[1]) : NULL;
-        if (command)
-            print_help(command, stdout);
-        else
-            print_list(stdout);
-        return CLI_OK;
-    }
+    if (is_help(argv[0]) || strcmp(argv[0], "help") == 0)
+        return help(argc - 1, argv + 1);
     if (strcmp(argv[0], "--version") == 0) {
         argv[0] = (char[]){"version"};
         return run_command(1, argv);

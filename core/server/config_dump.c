@@ -80,7 +80,7 @@ void config_mask(const struct config *config, enum config_key key, struct buf *o
 
 static void write_row(struct slice name, struct slice value, struct slice where, struct buf *out)
 {
-    buf_printf(out, "%-26.*s %-44.*s %.*s\n", SLICE_FMT(name), SLICE_FMT(value), SLICE_FMT(where));
+    buf_printf(out, "%-34.*s %-44.*s %.*s\n", SLICE_FMT(name), SLICE_FMT(value), SLICE_FMT(where));
 }
 
 /* ---- settings, one row per leaf ------------------------------------------------------------------------------ */
@@ -110,7 +110,8 @@ static bool sounds_secret(struct slice path)
 static bool write_leaf(struct tree *tree, struct slice value)
 {
     struct slice name = slice_of(tree->path, tree->len);
-    write_row(name, sounds_secret(name) ? SLICE(MASK) : value, tree->where, tree->out);
+    bool is_masked = sounds_secret(name) && value.len > 0; /* an empty one is none, and worth seeing */
+    write_row(name, is_masked ? SLICE(MASK) : value.len ? value : SLICE("\"\""), tree->where, tree->out);
     return true;
 }
 

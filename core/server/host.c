@@ -67,6 +67,23 @@ static enum status open_seq(struct host *host, const struct host_opts *opts, str
     return host->seq ? OK : err_prefix(err, "seq");
 }
 
+static enum status no_main(const struct config *config, const char *main, struct err *err)
+{
+    const char *root = config_text(config, CONFIG_APP_ROOT);
+    struct buf where = {0}, path = {0};
+    config_where(config, CONFIG_APP_MAIN, &where);
+    if (strcmp(root, ".") != 0)
+        buf_printf(&path, "%s/", root);
+    for (const char *p = main; *p; p++)
+        buf_byte(&path, *p == '.' ? '/' : *p);
+    (void)err_set(err, ERR_INVALID, "app.main (%.*s): no module \"%s\": there is no %.*s.lua and no %.*s/init.lua",
+                  SLICE_FMT(buf_as_slice(&where)), main, SLICE_FMT(buf_as_slice(&path)),
+                  SLICE_FMT(buf_as_slice(&path)));
+    buf_free(&where);
+    buf_free(&path);
+    return ERR;
+}
+
 static enum status open_vm(struct host *host, const struct host_opts *opts, struct err *err)
 {
     const char *main = config_text(opts->config, CONFIG_APP_MAIN);
@@ -75,8 +92,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
     if (!host->bundle)
         return ERR;
     if (bundle_find(host->bundle, slice_str(main), &chunk).len == 0)
-        return err_set(err, ERR_INVALID, "app.main: no module \"%s\" below app.root \"%s\"", main,
-                       config_text(opts->config, CONFIG_APP_ROOT));
+        return no_main(opts->config, main, err);
     host->env = (struct env){.loop = host->loop,
                              .pg = host->pg,
                              .redis = host->redis,

@@ -274,6 +274,7 @@ static void test_errors_become_problems(void **state)
     expect(&f, GET("/bug"), "problem 500 internal_error retry=0", NULL);
     assert_non_null(strstr(body_text(), "lua/app.lua:6: attempt to index field 'x' (a nil value)"));
     assert_non_null(strstr(body_text(), "\"traceback\":\"stack traceback:"));
+    assert_non_null(strstr(body_text(), "\"handler\":\"lua/app.lua:6\""));
     expect(&f, GET("/object"), "problem 500 internal_error retry=0", NULL);
     expect(&f, GET("/invalid"), "problem 500 internal_error retry=0", NULL);
     expect(&f, GET("/misuse"), "problem 500 internal_error retry=0", NULL);
@@ -325,7 +326,8 @@ static void test_request_fields(void **state)
         &f, ask, "200 [application/json]",
         "[\"GET\",\"/p/mug%20x/a/b\",\"127.0.0.1\",\"req-1\",\"/p/:slug/*rest\",\"mug x\",\"a/b\",\"a b!\",\"2\",\"2\","
         "\"2\",\"s1\",\"nil\",\"nil\",\"nil\",true]");
-    expect(&f, GET("/p/a/b?q=%zz"), "problem 400 bad_query retry=0", "a percent escape is invalid");
+    expect(&f, GET("/p/a/b?q=%zz"), "problem 400 bad_query retry=0", "a percent escape is invalid, or is not UTF-8");
+    expect(&f, GET("/p/a/b?q=%ff"), "problem 400 bad_query retry=0", NULL);
     expect(&f, POST("/echo", "[null,1]"), "200 [application/json]", NULL);
     assert_non_null(strstr(body_text(), "\"json\":[null,1]"));
     assert_non_null(strstr(body_text(), "\"body\":\"[null,1]\""));
