@@ -51,8 +51,8 @@ static void test_decode(void **state)
 static void test_decode_refuses(void **state)
 {
     (void)state;
-    const char *bad[] = {"%", "%4", "a%", "%zz", "%4g", "%g4", "%-1", "%00", "a%00b", "% 1", "%ff", "a%e0%a4",
-                         "%ed%a0%80", "%c0%80", "raw\xff", "+\xff"};
+    const char *bad[] = {"%",     "%4",  "a%",  "%zz",     "%4g",       "%g4",    "%-1",     "%00",
+                         "a%00b", "% 1", "%ff", "a%e0%a4", "%ed%a0%80", "%c0%80", "raw\xff", "+\xff"};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         check_decode(bad[i], true, NULL);
 }

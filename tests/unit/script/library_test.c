@@ -126,7 +126,7 @@ static void test_schema_trees(void **state)
         "is(table.concat(at, ' '), '/deep/n /deep/m /tags/0 /tags/2 /more')\n"
         "fails('must be an object', t.validate, s, {1}) fails('must be an object', t.validate, s, json.array{})\n"
         "fails('must be a list', t.validate, t.array(t.any()), {a = 1})\n"
-        "fails('must have at most 1 items', t.validate, t.array(t.any(), {max = 1}), {1, 2})\n"
+        "fails('must have at most 1 item', t.validate, t.array(t.any(), {max = 1}), {1, 2})\n"
         "local d = t.validate(t.object{l = t.any{default = {1}}}, {}).l d[1] = 2\n"
         "is(t.validate(t.object{l = t.any{default = {1}}}, {}).l[1], 1)\n"
         "fails('t.array: expected a type', t.array, 'string') fails('x is not a type', t.object, {x = 1})");
