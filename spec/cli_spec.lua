@@ -40,8 +40,8 @@ describe("the command line", function()
       assert.equal(0, help_code)
       assert.truthy(help:find("usage: chowk " .. name, 1, true))
     end
-    for _, misuse in ipairs { "", "sreve", "help sreve", "check --no-such-option", "routes a b", "run", "version x", "migrate up",
-      "migrate new Bad-Name", "migrate status --dry-run" } do
+    for _, misuse in ipairs { "", "sreve", "help sreve", "check --no-such-option", "routes a b", "run", "version x",
+      "migrate up", "migrate new Bad-Name", "migrate status --dry-run" } do
       out, code = chowk(misuse)
       assert.equal(2, code, misuse .. "\n" .. out)
       assert.truthy(out:find "usage: chowk")
