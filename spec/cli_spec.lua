@@ -76,6 +76,24 @@ describe("the command line", function()
     assert.truthy(out:find("app.lua:4", 1, true) and out:find("app.lua:5", 1, true), out)
   end)
 
+  it("says which parameter a pattern does not have", function()
+    write("app.lua", [[
+local app, t = require "chowk.app", require "chowk.schema"
+local routes, inner = app.routes(), app.routes()
+inner:get("/:id", { params = { shop = t.slug(), id = t.integer() } }, function() return "x" end)
+routes:mount("/:shop", inner)
+]] .. "return routes\n")
+    assert.equal(0, select(2, chowk "check"))
+    write("app.lua", [[
+local app, t = require "chowk.app", require "chowk.schema"
+local routes = app.routes()
+routes:get("/items/:id", { params = { idd = t.integer() } }, function() return "x" end)
+]] .. "return routes\n")
+    local out, code = chowk "check"
+    assert.equal(1, code)
+    assert.equal('app.lua:3: params: the pattern /items/:id has no parameter "idd"\n', out)
+  end)
+
   it("says which module is missing", function()
     os.remove(dir .. "/app.lua")
     local out, code = chowk "check"

@@ -15,8 +15,8 @@ int cmd_check(struct cli_args *args)
     if (status == OK)
         status = loaded_open(&loaded, &app, false, &err);
     if (status == OK) {
-        printf("ok: %zu routes, code %s\n", http_router_count(vm_router(loaded.host.vm)),
-               bundle_hash(loaded.host.bundle));
+        printf("ok: %zu route%s, code %s\n", http_router_count(vm_router(loaded.host.vm)),
+               http_router_count(vm_router(loaded.host.vm)) == 1 ? "" : "s", bundle_hash(loaded.host.bundle));
         loaded_close(&loaded);
     }
     app_close(&app);

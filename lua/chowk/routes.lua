@@ -177,10 +177,21 @@ local function takes_arguments(fn)
   return info.nparams > 0 or info.isvararg
 end
 
+-- A schema for a parameter that the pattern does not have would refuse every request.
+local function check_params(entry, pattern)
+  local declared = entry.options.params and entry.options.params.fields or {}
+  for name in pairs(declared) do
+    if not (pattern .. "/"):find("/[:*]" .. name:gsub("%W", "%%%0") .. "/") then
+      error(('%s: params: the pattern %s has no parameter "%s"'):format(entry.origin, pattern, name), 0)
+    end
+  end
+end
+
 local function compile_entry(entry, prefix, uses)
   local options = entry.options
   local pattern = entry.pattern
   if prefix ~= "" then pattern = pattern == "/" and prefix or prefix .. pattern end
+  check_params(entry, pattern)
   local is_bare = #uses == 0 and not (options.auth or options.params or options.query or options.body)
   if options.name then
     local twin = named[options.name]

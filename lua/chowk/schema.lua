@@ -25,6 +25,18 @@ local function check_options(name, opts, allowed)
   for k in pairs(opts) do
     if not allowed[k] and k ~= "default" then raise.misuse("t.%s: unknown option %q", name, tostring(k)) end
   end
+  for _, bound in ipairs { "min", "max" } do
+    local value = opts[bound]
+    if value ~= nil and type(value) ~= "number" then
+      raise.misuse("t.%s: %s: expected a number, got %s", name, bound, type(value))
+    end
+  end
+  if opts.min and opts.max and opts.min > opts.max then
+    raise.misuse("t.%s: min is %s, above max, which is %s", name, tostring(opts.min), tostring(opts.max))
+  end
+  if opts.pattern ~= nil and type(opts.pattern) ~= "string" then
+    raise.misuse("t.%s: pattern: expected a Lua pattern, got %s", name, type(opts.pattern))
+  end
   return opts
 end
 

@@ -1,10 +1,12 @@
 --- POST /api/orders, and a guest's way back to the order.
 local app = require "chowk.app"
+local log = require "chowk.log"
 local t = require "chowk.schema"
 local guest_token = require "store.guest_token"
 local idempotency = require "store.idempotency"
 local order = require "store.workflows.order"
 local place_of_supply = require "store.policies.place_of_supply"
+local settings = require "store.settings"
 
 local routes = app.routes()
 
@@ -46,6 +48,12 @@ routes:post("/api/orders", { summary = "Place an order (Idempotency-Key required
     place_of_supply = state,
     coupon = coupon ~= "" and coupon or nil,
   }))
+end)
+
+app.on_start(function()
+  if not settings.token_secret then
+    log.error("no order can be placed: set ORDER_TOKEN_SECRET or RAZORPAY_KEY_SECRET")
+  end
 end)
 
 --- Whoever has no valid token learns nothing, not even whether the number exists.

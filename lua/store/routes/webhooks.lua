@@ -25,10 +25,13 @@ end)
 
 app.on_start(function()
   task.spawn(function()
+    local was_ok = true   -- an hour without PostgreSQL is one line, not two thousand
     while true do
       task.sleep(SWEEP_EVERY)
       local ok, err = pcall(webhook.sweep)
-      if not ok then log.warn("webhook sweep failed", { error = tostring(err) }) end
+      if not ok and was_ok then log.warn("webhook sweep fails", { error = tostring(err) }) end
+      if ok and not was_ok then log.info("webhook sweep works again") end
+      was_ok = ok
     end
   end)
 end)

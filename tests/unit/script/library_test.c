@@ -107,7 +107,11 @@ static void test_schema_scalars(void **state)
           "be at least 0')\n"
           "good(t.enum{'a', 'b'}, 'b', 'b') bad(t.enum{'a', 'b'}, 'c', 'must be one of: a, b') good(t.any(), 7, 7)\n"
           "good(t.integer{default = 3}, nil, 3) good(t.optional(t.integer()), nil, nil)\n"
-          "fails('t.integer: unknown option \"mn\"', t.integer, {mn = 1})");
+          "fails('t.integer: unknown option \"mn\"', t.integer, {mn = 1})\n"
+          "fails('t.integer: min: expected a number, got string', t.integer, {min = '1'})\n"
+          "fails('t.string: min is 5, above max, which is 2', t.string, {min = 5, max = 2})\n"
+          "fails('t.string: pattern: expected a Lua pattern, got number', t.string, {pattern = 1})\n"
+          "bad(t.paise(), 1e14, 'must be at most 99999999999999')");
 }
 
 static void test_schema_trees(void **state)
