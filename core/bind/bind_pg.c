@@ -60,23 +60,27 @@ void bind_pg_cancel(struct co *co, void *op)
     pg_op_cancel(op);
 }
 
-/* The pool must not be used beside an open transaction: it could wait for a lock the transaction holds (T5). */
-static void refuse_in_tx(lua_State *L)
+void bind_pg_refuse_in_tx(lua_State *L)
 {
     if (co_tx(co_current(L)))
         lx_misuse(L,
                   "a transaction is open: write tx:query, tx:one, tx:exec … on it; the pool could wait for its locks");
 }
 
+void bind_pg_push_unconfigured(lua_State *L)
+{
+    struct err err = {0};
+    (void)err_set(&err, ERR_UNAVAILABLE, "PostgreSQL is not configured: set pg.url, or DATABASE_URL");
+    lx_push_err(L, &err);
+}
+
 /* Returns `false, err` when no PostgreSQL is configured: 2, else 0. */
 static int push_unconfigured(lua_State *L)
 {
-    struct err err;
     if (vm_env(vm_of(L))->pg)
         return 0;
-    (void)err_set(&err, ERR_UNAVAILABLE, "PostgreSQL is not configured: set pg.url, or DATABASE_URL");
     lua_pushboolean(L, 0);
-    lx_push_err(L, &err);
+    bind_pg_push_unconfigured(L);
     return 2;
 }
 
@@ -85,7 +89,7 @@ static int query(lua_State *L)
 {
     enum bind_pg_shape shape = bind_pg_check_shape(L, 1);
     struct pg_call call = {0};
-    refuse_in_tx(L);
+    bind_pg_refuse_in_tx(L);
     bind_pg_read_stack(L, 2, vm_scratch(vm_of(L)), &call);
     int n = push_unconfigured(L);
     if (n > 0)
@@ -166,7 +170,7 @@ static void cancel_many(struct co *co, void *data)
 static int all(lua_State *L)
 {
     int n = 0;
-    refuse_in_tx(L);
+    bind_pg_refuse_in_tx(L);
     struct pg_call *calls = bind_pg_read_lists(L, 1, vm_scratch(vm_of(L)), &n);
     int n_unconfigured = push_unconfigured(L);
     if (n_unconfigured > 0)
@@ -241,5 +245,6 @@ int bind_pg_open(lua_State *L)
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
     bind_pg_open_tx(L);
+    bind_pg_open_listen(L);
     return 1;
 }

@@ -38,4 +38,10 @@ void bind_pg_wake(struct co *co, const struct pg_result *result, enum bind_pg_sh
 extern void (*const bind_pg_done[PG_N_SHAPES])(void *data, const struct pg_result *result, const struct err *err);
 void bind_pg_cancel(struct co *co, void *op);
 
-void bind_pg_open_tx(lua_State *L); /* adds the functions of transactions to the table on top */
+void bind_pg_push_unconfigured(lua_State *L); /* the failure. Stack: +1 */
+/* The pool must not be used beside an open transaction: it could wait for a lock the transaction holds (T5). */
+void bind_pg_refuse_in_tx(lua_State *L);
+
+/* Each adds its functions to the table on top. */
+void bind_pg_open_tx(lua_State *L);
+void bind_pg_open_listen(lua_State *L);

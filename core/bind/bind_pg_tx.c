@@ -48,9 +48,7 @@ static int begin(lua_State *L)
     if (co_tx(co))
         lx_misuse(L, "pg.tx inside a transaction: pass tx on, or write tx:savepoint(function() … end)");
     if (!vm_env(vm_of(L))->pg) {
-        struct err err;
-        (void)err_set(&err, ERR_UNAVAILABLE, "PostgreSQL is not configured: set pg.url, or DATABASE_URL");
-        lx_push_err(L, &err);
+        bind_pg_push_unconfigured(L);
         return lua_error(L);
     }
     opts.deadline_ms = co_deadline(co);

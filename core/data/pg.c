@@ -90,6 +90,7 @@ struct pg *pg_new(const struct pg_opts *opts, struct err *err)
     list_init(&pg->finished);
     list_init(&pg->late);
     pg_stmts_create(&pg->stmts);
+    pg_listen_create(pg);
     pg_pool_create(pg, opts);
     loop_hook_add(pg->loop, &pg->hook, on_turn_end);
     pg_mark_dirty(pg);
@@ -108,6 +109,7 @@ void pg_free(struct pg *pg)
     loop_hook_remove(&pg->hook);
     loop_defer_cancel(&pg->kick);
     timer_stop(pg->loop, &pg->janitor);
+    pg_listen_destroy(pg);
     pg_stmts_destroy(&pg->stmts);
     pg_cancel_free(pg->cancels);
     PQconninfoFree(pg->conninfo);

@@ -32,15 +32,17 @@ void pg_pool_create(struct pg *pg, const struct pg_opts *opts)
         [PG_LANE_READ] = opts->read_connections ? opts->read_connections : DEFAULT_READ,
         [PG_LANE_WRITE] = opts->write_connections ? opts->write_connections : DEFAULT_WRITE,
         [PG_LANE_EXCLUSIVE] = opts->tx_connections ? opts->tx_connections : DEFAULT_EXCLUSIVE,
+        [PG_LANE_LISTEN] = !opts->transaction_pooling,
     };
-    unsigned depths[PG_N_LANES] = {PG_READ_DEPTH, PG_WRITE_DEPTH, 1};
+    unsigned depths[PG_N_LANES] = {PG_READ_DEPTH, PG_WRITE_DEPTH, 1, 1};
     if (opts->transaction_pooling) {
         n[PG_LANE_EXCLUSIVE] += n[PG_LANE_READ] + n[PG_LANE_WRITE] - 1;
         n[PG_LANE_READ] = 0;
         n[PG_LANE_WRITE] = depths[PG_LANE_WRITE] = 1;
     }
     list_init(&pg->idle);
-    pg->n_sessions = n[PG_LANE_READ] + n[PG_LANE_WRITE] + n[PG_LANE_EXCLUSIVE];
+    for (unsigned id = 0; id < PG_N_LANES; id++)
+        pg->n_sessions += n[id];
     pg->sessions = xalloc(pg->n_sessions * sizeof(*pg->sessions));
     struct pg_session *next = pg->sessions;
     for (unsigned id = 0; id < PG_N_LANES; id++) {
@@ -89,7 +91,7 @@ unsigned pg_pool_n_open(const struct pg *pg)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < pg->n_sessions; i++)
-        n += pg_session_is_open(&pg->sessions[i]);
+        n += pg_session_is_open(&pg->sessions[i]) && pg->sessions[i].lane != PG_LANE_LISTEN; /* it answers nobody */
     return n;
 }
 
@@ -282,9 +284,9 @@ static void flush_exclusive(struct pg *pg)
     struct pg_lane *lane = &pg->lanes[PG_LANE_EXCLUSIVE];
     while (queue_first(lane) && !list_is_empty(&pg->idle))
         assign(container_of(pg->idle.next, struct pg_session, node), queue_first(lane));
-    for (unsigned i = 0; i < lane->n_conns; i++)
-        if (!list_is_empty(&lane->conns[i].out))
-            conn_send_out(&lane->conns[i]);
+    for (unsigned i = 0; i < pg->n_sessions; i++)
+        if (!list_is_empty(&pg->sessions[i].out))
+            conn_send_out(&pg->sessions[i]);
 }
 
 static void conn_rest(struct pg_session *conn)
@@ -388,6 +390,8 @@ static bool wants_another(const struct pg *pg, enum pg_lane_id id)
     }
     if (n_closed == 0)
         return false;
+    if (id == PG_LANE_LISTEN)
+        return n_open + n_connecting == 0 && pg_listen_is_wanted(pg);
     if (id == PG_LANE_EXCLUSIVE) {
         unsigned n_queued = 0;
         for (const struct list *node = lane->queue.next; node != &lane->queue && n_queued < lane->n_conns;)
@@ -474,6 +478,8 @@ void pg_pool_on_connected(struct pg_session *conn)
     pg->retry_ms = 0;
     if (conn->lane == PG_LANE_EXCLUSIVE)
         conn_rest(conn);
+    else if (conn->lane == PG_LANE_LISTEN)
+        pg_listen_on_connected(conn);
     pg_mark_dirty(pg);
 }
 
@@ -501,6 +507,7 @@ void pg_pool_on_connect_failed(struct pg_session *conn, const struct err *err)
         log_error("PostgreSQL cannot be reached", LOG_S("why", err->message), LOG_I("retry_ms", (int64_t)delay_ms));
     pg->is_down = true; /* nothing is open and nothing is coming: whoever waits is told now */
     fail_waiting(pg, &pg->last_err);
+    pg_listen_on_lost(pg);
 }
 
 /* One connection fell silent: idle ones that said nothing since then are on the same dead wire for all we know, and an

@@ -7,6 +7,7 @@
  *   pg_pool.c  which connection a call gets: shared lanes, exclusive ones, back-off
  *   pg_settle.c  what a finished or lost group means for its calls: deliver, fail, run again
  *   pg_tx.c    transactions
+ *   pg_listen.c  LISTEN, on a connection of its own
  *   pg_stmt.c, pg_classify.c  statement texts
  *   pg_cancel.c  cancelling through a pooler, on a thread
  *
@@ -46,7 +47,7 @@ enum {
     PG_RUNS = 5 /* of one call: read → write → slow, and a stale plan or a lost connection */
 };
 
-enum pg_lane_id { PG_LANE_READ, PG_LANE_WRITE, PG_LANE_EXCLUSIVE, PG_N_LANES };
+enum pg_lane_id { PG_LANE_READ, PG_LANE_WRITE, PG_LANE_EXCLUSIVE, PG_LANE_LISTEN, PG_N_LANES };
 
 /* ---- calls ------------------------------------------------------------------------------------------- */
 
@@ -214,6 +215,13 @@ struct pg_lane {
     unsigned n_queued; /* in it */
 };
 
+struct pg_listen {
+    struct list channels;
+    struct list events; /* subscriptions to be told */
+    struct loop_task task;
+    struct timer ping;
+};
+
 struct pg {
     unsigned magic;
     struct loop *loop;
@@ -232,6 +240,7 @@ struct pg {
     struct pg_lane lanes[PG_N_LANES];
     struct list idle; /* exclusive, most recently used first */
     struct list ops, finished, late;
+    struct pg_listen listen;
     unsigned n_waiting, max_waiters;
     size_t max_result_bytes;
     unsigned idle_ms;
@@ -272,6 +281,15 @@ bool pg_pool_can_spare(const struct pg *pg);  /* … though only for connections
 void pg_settle_group(struct pg_session *conn);                       /* Sync seen */
 void pg_settle_lost(struct pg_session *conn, const struct err *err); /* connection closed */
 void pg_err_from_result(const PGresult *result, struct err *err);
+
+/* ---- listen ----------------------------------------------------------------------------------------------- */
+
+void pg_listen_create(struct pg *pg);
+void pg_listen_destroy(struct pg *pg);
+bool pg_listen_is_wanted(const struct pg *pg); /* somebody listens: the lane keeps a connection */
+void pg_listen_on_connected(struct pg_session *conn);
+void pg_listen_on_lost(struct pg *pg); /* its connection, or the attempt to make one */
+void pg_listen_on_notify(struct pg *pg, const char *name, const char *payload);
 
 /* ---- transactions ---------------------------------------------------------------------------------------- */
 

@@ -102,6 +102,8 @@ void pg_session_lose(struct pg_session *conn, const struct err *err)
         return;
     struct err why = *err; /* it may be conn->err */
     bool was_open = conn->state >= PG_SESSION_READY;
+    if (conn->lane == PG_LANE_LISTEN)
+        pg_listen_on_lost(conn->pg);
     conn_clear(conn);
     if (!was_open) {
         pg_pool_on_connect_failed(conn, &why);
@@ -146,8 +148,10 @@ static void on_io(void *data, int events)
     if ((events & POLL_WRITE) && !conn->is_doomed)
         pg_session_watch(conn);
     PGnotify *notify;
-    while (conn->pq && (notify = PQnotifies(conn->pq)))
+    while (conn->pq && (notify = PQnotifies(conn->pq))) {
+        pg_listen_on_notify(conn->pg, notify->relname, notify->extra);
         PQfreemem(notify);
+    }
 }
 
 /* Types are read as text under these two; a pooler or a role's own settings may have changed them. */
@@ -231,6 +235,7 @@ static const char *lane_options(const struct pg_session *conn)
         [PG_LANE_READ] = COMMON SHARED "-c default_transaction_read_only=on",
         [PG_LANE_WRITE] = COMMON SHARED,
         [PG_LANE_EXCLUSIVE] = COMMON "-c client_connection_check_interval=1000",
+        [PG_LANE_LISTEN] = COMMON,
     };
 #undef COMMON
 #undef SHARED

@@ -211,7 +211,7 @@ static void on_surprise(struct pg_session *conn, const struct pg_step *step, con
 
 static bool on_statement(struct pg_session *conn, const struct pg_step *step, PGresult *result) /* keeps it: true */
 {
-    if (pg_session_is_shared(conn) && !is_expected_tag(PQcmdStatus(result))) {
+    if (pg_session_is_shared(conn) && conn->lane != PG_LANE_LISTEN && !is_expected_tag(PQcmdStatus(result))) {
         on_surprise(conn, step, PQcmdStatus(result));
         return false;
     }

@@ -7,7 +7,7 @@ local library, modules = {}, {} -- what was loaded, by name: for the library, fo
 local LOADING = {}
 local PRIVATE = {
   ["chowk.boot"] = true, ["chowk.coroutine"] = true, ["chowk.raise"] = true, ["chowk.routes"] = true,
-  ["chowk.sandbox"] = true,
+  ["chowk.sandbox"] = true, ["chowk.pg_listen"] = true, ["chowk.pg_copy"] = true, ["chowk.pg_page"] = true,
 }
 -- Parts of LuaJIT that cannot reach memory or block.
 local PLAIN = { bit = true, ["table.new"] = true, ["table.clear"] = true, ["table.nkeys"] = true,

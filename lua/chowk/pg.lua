@@ -16,6 +16,7 @@ local core = require "chowk.core.pg"
 local task = require "chowk.core.task"
 local vm = require "chowk.core.vm"
 local json = require "chowk.core.json"
+local listen = require "chowk.pg_listen"
 local raise = require "chowk.raise"
 local time = require "chowk.time"
 
@@ -29,6 +30,9 @@ local SHAPES = { query = 0, one = 1, value = 2, exec = 3, json = 4, json_one = 5
 local ROWS, ONE = SHAPES.query, SHAPES.one
 
 local M = {}
+
+--- Notifications: pg.listen(channel, fn | options, options?), pg.notify(channel, payload?). See chowk/pg_listen.lua.
+M.listen, M.notify = listen.listen, listen.notify
 
 --- SQL NULL, where a nil cannot stand: in the lists of pg.all and tx:all. The same value as json.null.
 M.null = json.null

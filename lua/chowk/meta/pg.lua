@@ -65,6 +65,37 @@ function pg.array(list, item_type) end
 ---@return chowk.pg.param
 function pg.jsonb(value) end
 
+---@class chowk.pg.listen_options
+---@field queue? integer notifications kept while nobody takes them, 1000; more drop all of them, and are a gap
+---@field gap? fun() called when notifications may have been missed: look at the tables again
+
+---@class chowk.pg.subscription
+local subscription = {}
+
+---The next notification. Raises `deadline` and `cancelled` with its activity.
+---@param timeout? string|number duration; nil waits for ever
+---@return string? payload nil: none came in time, or the subscription was closed
+---@return boolean is_gap true: notifications before this one may be missing (never with the `gap` option)
+function subscription:next(timeout) end
+
+---Ends it; whoever waits in next gets nil. Does not yield.
+function subscription:close() end
+
+---Subscribes to a channel, on a connection that all subscriptions of the worker share. With a function, that runs for
+---each payload in an activity of its own; without one, take them with `sub:next(timeout)`. Outlives lost connections:
+---then there was a gap. Raises `refused` when pg.pool_mode is "transaction".
+---@param channel string 1 to 63 bytes
+---@param fn? fun(payload: string)
+---@param options? chowk.pg.listen_options
+---@return chowk.pg.subscription
+---@overload fun(channel: string, options?: chowk.pg.listen_options): chowk.pg.subscription
+function pg.listen(channel, fn, options) end
+
+---Notifies whoever listens, in every worker and process. Autocommit; a payload has less than 8000 bytes.
+---@param channel string
+---@param payload? string
+function pg.notify(channel, payload) end
+
 ---@class chowk.pg.tx_options
 ---@field isolation? "read committed"|"repeatable read"|"serializable"
 ---@field read_only? boolean
