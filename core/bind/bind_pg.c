@@ -246,5 +246,6 @@ int bind_pg_open(lua_State *L)
     luaL_setfuncs(L, functions, 0);
     bind_pg_open_tx(L);
     bind_pg_open_listen(L);
+    bind_pg_open_copy(L);
     return 1;
 }

@@ -27,6 +27,8 @@ enum bind_pg_shape bind_pg_check_shape(lua_State *L, int arg);
  * points to lives as long as those values and the VM's scratch arena, which the caller has emptied. Raises misuse. */
 void bind_pg_read_stack(lua_State *L, int from, struct arena *arena, struct pg_call *call);
 void bind_pg_read_list(lua_State *L, int idx, struct arena *arena, struct pg_call *call);
+/* Appends the list at idx (absolute) as one row of COPY's text format. Raises misuse; borrows the scratch arena. */
+void bind_pg_append_row(lua_State *L, int idx, int n_columns, struct buf *out);
 /* All of a list of such lists; none is a misuse. */
 struct pg_call *bind_pg_read_lists(lua_State *L, int idx, struct arena *arena, int *n_calls);
 int bind_pg_array(lua_State *L); /* array(list, type?) → parameter */
@@ -45,3 +47,4 @@ void bind_pg_refuse_in_tx(lua_State *L);
 /* Each adds its functions to the table on top. */
 void bind_pg_open_tx(lua_State *L);
 void bind_pg_open_listen(lua_State *L);
+void bind_pg_open_copy(lua_State *L);

@@ -143,6 +143,44 @@ struct pg_call *bind_pg_read_lists(lua_State *L, int idx, struct arena *arena, i
     return calls;
 }
 
+/* ---- rows of COPY -------------------------------------------------------------------------------------------- */
+
+static void append_copy_text(struct buf *out, const char *text)
+{
+    static const char shorts[] = {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\v'] = 'v', ['\f'] = 'f', ['\r'] = 'r'};
+    for (;;) {
+        size_t n = strcspn(text, "\b\t\n\v\f\r\\");
+        buf_append(out, text, n);
+        text += n;
+        if (!*text)
+            return;
+        buf_byte(out, '\\');
+        buf_byte(out, *text == '\\' ? '\\' : shorts[(unsigned char)*text]);
+        text++;
+    }
+}
+
+void bind_pg_append_row(lua_State *L, int idx, int n_columns, struct buf *out)
+{
+    struct arena *arena = vm_scratch(vm_of(L));
+    lua_rawgeti(L, idx, n_columns + 1);
+    if (!lua_isnil(L, -1))
+        lx_misuse(L, "pg.copy_in: a row has more than the %d columns of the statement", n_columns);
+    lua_pop(L, 1);
+    for (int i = 1; i <= n_columns; i++) {
+        lua_rawgeti(L, idx, i);
+        struct pg_param param = read_param(L, lua_gettop(L), i, arena);
+        if (i > 1)
+            buf_byte(out, '\t');
+        if (param.text)
+            append_copy_text(out, param.text);
+        else
+            buf_lit(out, "\\N");
+        lua_pop(L, 1);
+    }
+    buf_byte(out, '\n');
+}
+
 /* ---- pg.array and pg.jsonb ---------------------------------------------------------------------------------- */
 
 /* Stack: → {text} */

@@ -7,6 +7,7 @@
  * the command tag of every result is checked.
  *
  * A new keyword is one row in `keywords`; a new function one in `functions`. */
+#include "data/pg_copy.h"
 #include "data/pg_stmt.h"
 
 #define ADVICE_TX "write pg.tx(function(tx) … end): it begins, commits and rolls back"
@@ -388,4 +389,49 @@ void pg_classify(struct slice sql, struct pg_text *out)
         }
         previous = s;
     }
+}
+
+/* ---- COPY ---------------------------------------------------------------------------------------------------- */
+
+/* `s` is at FROM or TO: whether the next word is `stream`. */
+static bool is_stream(struct scanner *s, const char *stream)
+{
+    scan_next(s);
+    return is_keyword(s, stream);
+}
+
+/* Behind STDIN or STDOUT: false if another statement follows. */
+static bool see_copy_options(struct scanner *s, bool *is_plain)
+{
+    static const char *const options[] = {"csv", "binary", "delimiter", "delimiters", "null", "header", "encoding"};
+    bool is_over = false, is_condition = false;
+    for (scan_next(s); s->token != TOKEN_END; scan_next(s)) {
+        if (is_over && !is_punct(s, ';'))
+            return false;
+        is_over |= is_punct(s, ';');
+        is_condition |= is_keyword(s, "where");
+        for (size_t i = 0; !is_condition && i < ARRAY_LEN(options); i++)
+            *is_plain &= !is_keyword(s, options[i]);
+    }
+    return true;
+}
+
+enum pg_copy_kind pg_copy_classify(struct slice sql, bool *is_plain)
+{
+    struct scanner s = {.pos = sql.ptr, .end = sql.ptr + sql.len};
+    int depth = 0;
+    *is_plain = true;
+    scan_next(&s);
+    if (memchr(sql.ptr, 0, sql.len) || !is_keyword(&s, "copy"))
+        return PG_COPY_NONE;
+    for (; s.token != TOKEN_END && !is_punct(&s, ';'); scan_next(&s)) {
+        depth += is_punct(&s, '(') - is_punct(&s, ')');
+        bool is_from = is_keyword(&s, "from");
+        if (depth > 0 || (!is_from && !is_keyword(&s, "to")))
+            continue;
+        if (!is_stream(&s, is_from ? "stdin" : "stdout") || !see_copy_options(&s, is_plain))
+            return PG_COPY_NONE;
+        return is_from ? PG_COPY_IN : PG_COPY_OUT;
+    }
+    return PG_COPY_NONE;
 }

@@ -262,6 +262,10 @@ static void assign(struct pg_session *conn, struct pg_op *op)
         pg_tx_on_acquired(op->tx, conn);
         return;
     }
+    if (op->copy) {
+        pg_copy_on_acquired(op, conn);
+        return;
+    }
     list_remove(&op->node);
     list_push(&conn->out, &op->node);
     op->conn = conn;

@@ -8,6 +8,7 @@
  *   pg_settle.c  what a finished or lost group means for its calls: deliver, fail, run again
  *   pg_tx.c    transactions
  *   pg_listen.c  LISTEN, on a connection of its own
+ *   pg_copy.c  COPY, on an exclusive connection
  *   pg_stmt.c, pg_classify.c  statement texts
  *   pg_cancel.c  cancelling through a pooler, on a thread
  *
@@ -51,6 +52,8 @@ enum pg_lane_id { PG_LANE_READ, PG_LANE_WRITE, PG_LANE_EXCLUSIVE, PG_LANE_LISTEN
 
 /* ---- calls ------------------------------------------------------------------------------------------- */
 
+struct pg_copy;
+
 struct pg_cmd {
     struct pg_stmt *stmt;
     const char **values;
@@ -70,6 +73,7 @@ struct pg_op {
     struct pg *pg;
     struct pg_session *conn; /* QUEUED in out, SENT */
     struct pg_tx *tx;        /* NULL: autocommit */
+    struct pg_copy *copy;    /* wants the exclusive connection itself: it has no statement */
     struct list node;        /* where it waits */
     struct list all;         /* pg->ops, for the janitor */
     struct list late;        /* pg->late: its completion comes before its result */
@@ -167,6 +171,7 @@ struct pg_session {
     struct pg_step *steps;     /* ring */
     unsigned steps_head, steps_len, steps_cap;
     struct pg_tx *tx;        /* BUSY: its owner, unless an autocommit call is */
+    struct pg_copy *copy;    /* BUSY: its owner; the connection is out of its pipeline meanwhile */
     struct pg_op *cancel_op; /* pg_cancel_backend under way */
     uint64_t due_ms;         /* connecting or cancelled: lost by then; 0 = none */
     uint64_t heard_ms;       /* last sign of life, or since when something is owed */
@@ -281,6 +286,12 @@ bool pg_pool_can_spare(const struct pg *pg);  /* … though only for connections
 void pg_settle_group(struct pg_session *conn);                       /* Sync seen */
 void pg_settle_lost(struct pg_session *conn, const struct err *err); /* connection closed */
 void pg_err_from_result(const PGresult *result, struct err *err);
+
+/* ---- copy -------------------------------------------------------------------------------------------------- */
+
+void pg_copy_on_acquired(struct pg_op *op, struct pg_session *conn); /* frees the op */
+void pg_copy_on_io(struct pg_copy *copy, int events);
+void pg_copy_on_lost(struct pg_copy *copy, const struct err *why);
 
 /* ---- listen ----------------------------------------------------------------------------------------------- */
 

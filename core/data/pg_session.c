@@ -116,6 +116,8 @@ void pg_session_lose(struct pg_session *conn, const struct err *err)
         conn->pg->n_reconnects++;
     }
     pg_mark_dirty(conn->pg);
+    if (conn->copy)
+        pg_copy_on_lost(conn->copy, &why);
     pg_settle_lost(conn, &why);
 }
 
@@ -143,6 +145,10 @@ static void on_io(void *data, int events)
     CAST_OBJ(conn, data, PG_SESSION_MAGIC);
     if (conn->is_doomed)
         return;
+    if (conn->copy) {
+        pg_copy_on_io(conn->copy, events);
+        return;
+    }
     if (events & POLL_READ)
         pg_wire_read(conn);
     if ((events & POLL_WRITE) && !conn->is_doomed)

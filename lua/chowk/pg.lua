@@ -16,6 +16,7 @@ local core = require "chowk.core.pg"
 local task = require "chowk.core.task"
 local vm = require "chowk.core.vm"
 local json = require "chowk.core.json"
+local copy = require "chowk.pg_copy"
 local listen = require "chowk.pg_listen"
 local raise = require "chowk.raise"
 local time = require "chowk.time"
@@ -33,6 +34,9 @@ local M = {}
 
 --- Notifications: pg.listen(channel, fn | options, options?), pg.notify(channel, payload?). See chowk/pg_listen.lua.
 M.listen, M.notify = listen.listen, listen.notify
+
+--- Many rows: pg.copy_in(sql, rows | function(w)), pg.copy_out(sql, function(text)). See chowk/pg_copy.lua.
+M.copy_in, M.copy_out = copy.copy_in, copy.copy_out
 
 --- SQL NULL, where a nil cannot stand: in the lists of pg.all and tx:all. The same value as json.null.
 M.null = json.null

@@ -96,6 +96,29 @@ function pg.listen(channel, fn, options) end
 ---@param payload? string
 function pg.notify(channel, payload) end
 
+---@class chowk.pg.copy_writer
+local writer = {}
+
+---One row: a list of values in the order of the columns; nil and pg.null are NULL.
+---@param values chowk.pg.value[]
+function writer:row(values) end
+
+---Bytes in the format that the statement names.
+---@param text string
+function writer:write(text) end
+
+---Copies rows into a table: all of it or nothing. What the function raises ends it.
+---@param sql string `COPY items (id, name) FROM STDIN`
+---@param source chowk.pg.value[][]|fun(w: chowk.pg.copy_writer)
+---@return integer n_rows
+function pg.copy_in(sql, source) end
+
+---Copies rows out: fn gets pieces of whole rows, and the next one is read when it returns.
+---@param sql string `COPY (SELECT …) TO STDOUT WITH (FORMAT csv)`
+---@param fn fun(text: string)
+---@return integer n_rows
+function pg.copy_out(sql, fn) end
+
 ---@class chowk.pg.tx_options
 ---@field isolation? "read committed"|"repeatable read"|"serializable"
 ---@field read_only? boolean

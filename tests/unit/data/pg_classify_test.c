@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
+#include "data/pg_copy.h"
 #include "data/pg_stmt.h"
 
 static const struct {
@@ -141,13 +142,42 @@ static void test_taint(void **state)
     }
 }
 
+static void test_copy(void **state)
+{
+    static const struct {
+        const char *sql;
+        enum pg_copy_kind kind;
+        bool is_plain;
+    } copies[] = {
+        {"COPY t FROM STDIN", PG_COPY_IN, true},
+        {"copy s.t (a, \"from\") from stdin where a is not null;", PG_COPY_IN, true},
+        {"COPY t FROM STDIN WITH (FORMAT csv)", PG_COPY_IN, false},
+        {"COPY t FROM STDIN DELIMITER ','", PG_COPY_IN, false},
+        {"/* x */ COPY (SELECT a FROM t WHERE b = ')') TO STDOUT", PG_COPY_OUT, true},
+        {"COPY t TO STDOUT (FORMAT binary)", PG_COPY_OUT, false},
+        {"COPY t FROM '/etc/passwd'", PG_COPY_NONE, true},
+        {"COPY t TO '/tmp/x'", PG_COPY_NONE, true},
+        {"COPY t FROM PROGRAM 'cat'", PG_COPY_NONE, true},
+        {"COPY t FROM STDIN; DROP TABLE t", PG_COPY_NONE, true},
+        {"COPY t", PG_COPY_NONE, true},
+        {"COPY t; FROM STDIN", PG_COPY_NONE, true},
+        {"SELECT 1 FROM stdin", PG_COPY_NONE, true},
+        {"", PG_COPY_NONE, true},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(copies); i++) {
+        bool is_plain;
+        enum pg_copy_kind kind = pg_copy_classify(slice_str(copies[i].sql), &is_plain);
+        if (kind != copies[i].kind || (kind && is_plain != copies[i].is_plain))
+            fail_msg("%s: %d %d", copies[i].sql, kind, is_plain);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_truncated_texts),
-        cmocka_unit_test(test_zero_byte),
-        cmocka_unit_test(test_taint),
+        cmocka_unit_test(test_table), cmocka_unit_test(test_truncated_texts), cmocka_unit_test(test_zero_byte),
+        cmocka_unit_test(test_copy),  cmocka_unit_test(test_taint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
