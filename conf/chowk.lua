@@ -18,6 +18,7 @@ return {
   pg = {
     -- url = file("/run/secrets/database_url"),
     -- pool_size = 20,       -- of all workers together: Supabase and PgBouncer count connections per machine
+    -- replica_urls = { file("/run/secrets/replica_url") },   -- where pg.replica reads; never money
     -- pool_mode = "transaction",   -- behind PgBouncer or Supavisor on port 6543
   },
 

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "bind/modules.h"
+#include "data/pg_replica.h"
 #include "script/lx.h"
 
 void bind_pg_wake(struct co *co, const struct pg_result *result, enum bind_pg_shape shape, const struct err *err)
@@ -84,13 +85,23 @@ static int push_unconfigured(lua_State *L)
     return 2;
 }
 
-/* query(shape, sql, …) → true, value | false, err */
+/* Which pool a read may use: `where` 0 is the primary for anything, 1 a replica, 2 the primary for a read only. */
+enum where { ANYTHING, ON_REPLICA, READ_ON_PRIMARY };
+
+static struct pg *pool_for(lua_State *L, enum where where)
+{
+    const struct env *env = vm_env(vm_of(L));
+    return where == ON_REPLICA && env->replicas ? pg_replicas_pick(env->replicas) : env->pg;
+}
+
+/* query(where, shape, sql, …) → true, value | false, err */
 static int query(lua_State *L)
 {
-    enum bind_pg_shape shape = bind_pg_check_shape(L, 1);
-    struct pg_call call = {0};
+    enum where where = (enum where)luaL_checkinteger(L, 1);
+    enum bind_pg_shape shape = bind_pg_check_shape(L, 2);
+    struct pg_call call = {.must_read = where != ANYTHING};
     bind_pg_refuse_in_tx(L);
-    bind_pg_read_stack(L, 2, vm_scratch(vm_of(L)), &call);
+    bind_pg_read_stack(L, 3, vm_scratch(vm_of(L)), &call);
     int n = push_unconfigured(L);
     if (n > 0)
         return n;
@@ -98,7 +109,7 @@ static int query(lua_State *L)
     call.deadline_ms = co_deadline(co);
     call.done = bind_pg_done[shape];
     call.data = co;
-    struct pg_op *op = pg_query(vm_env(vm_of(L))->pg, &call);
+    struct pg_op *op = pg_query(pool_for(L, where), &call);
     if (pg_op_may_write(op))
         co_mark_committed(co);
     co_op_set_data(co, op);
@@ -166,12 +177,13 @@ static void cancel_many(struct co *co, void *data)
         many_free(many, co_stack(co));
 }
 
-/* all{ {sql, …}, … } → true, {rows, …} | false, err. Each its own statement, all in flight together. */
+/* all(where, { {sql, …}, … }) → true, {rows, …} | false, err. Each its own statement, all in flight together. */
 static int all(lua_State *L)
 {
     int n = 0;
+    enum where where = (enum where)luaL_checkinteger(L, 1);
     bind_pg_refuse_in_tx(L);
-    struct pg_call *calls = bind_pg_read_lists(L, 1, vm_scratch(vm_of(L)), &n);
+    struct pg_call *calls = bind_pg_read_lists(L, 2, vm_scratch(vm_of(L)), &n);
     int n_unconfigured = push_unconfigured(L);
     if (n_unconfigured > 0)
         return n_unconfigured;
@@ -182,12 +194,14 @@ static int all(lua_State *L)
     struct many *many = xalloc(sizeof *many + (size_t)n * sizeof many->items[0]);
     *many = (struct many){.co = co, .n_items = n, .n_pending = n, .ref_results = ref_results};
     co_op_set_data(co, many);
+    struct pg *pg = pool_for(L, where);
     for (int i = 0; i < n; i++) {
         many->items[i] = (struct many_item){.many = many, .index = i + 1};
         calls[i].deadline_ms = co_deadline(co);
+        calls[i].must_read = where != ANYTHING;
         calls[i].done = on_item_done;
         calls[i].data = &many->items[i];
-        many->items[i].op = pg_query(vm_env(vm_of(L))->pg, &calls[i]);
+        many->items[i].op = pg_query(pg, &calls[i]);
         if (pg_op_may_write(many->items[i].op))
             co_mark_committed(co);
     }

@@ -82,6 +82,7 @@ struct pg *pg_new(const struct pg_opts *opts, struct err *err)
     pg->loop = opts->loop;
     pg->names = opts->names;
     pg->conninfo = conninfo;
+    pg->is_read_only = opts->is_read_only;
     pg->is_unnamed = opts->transaction_pooling;
     pg->max_waiters = opts->max_waiters ? opts->max_waiters : 1000;
     pg->max_result_bytes = opts->max_result_bytes ? opts->max_result_bytes : (size_t)64 << 20;
@@ -129,6 +130,8 @@ static bool is_allowed(struct pg_op *op)
         pg_op_fail(op, ERR_REFUSED, "this statement may not run here: %s", text->advice);
     else if (text->session_advice && op->pg->is_unnamed)
         pg_op_fail(op, ERR_REFUSED, "this statement may not run through a pooler: %s", text->session_advice);
+    else if (op->must_read && text->class != PG_CLASS_READ)
+        pg_op_fail(op, ERR_REFUSED, "a replica only reads: write pg.query, pg.exec … without .replica");
     else if (text->n_params != op->cmds[0].n_values)
         pg_op_fail(op, ERR_REFUSED, "the statement has %d parameters ($1 …), %d were given", text->n_params,
                    op->cmds[0].n_values);
@@ -143,6 +146,7 @@ struct pg_op *pg_query(struct pg *pg, const struct pg_call *call)
     op->done = call->done;
     op->data = call->data;
     op->is_core = call->is_core;
+    op->must_read = call->must_read || pg->is_read_only;
     pg->n_queries++;
     if (is_allowed(op)) {
         op->lane = (uint8_t)(op->is_core ? PG_LANE_WRITE : pg_pool_lane_of(pg, op->cmds[0].stmt));

@@ -19,6 +19,7 @@ struct pg_opts {
     struct loop *loop;
     struct names *names;
     const char *url;            /* postgresql://… or key=value form; borrowed for the call */
+    bool is_read_only;          /* a replica: what is no read is refused */
     bool transaction_pooling;   /* pool_mode = "transaction": PgBouncer, Supavisor 6543 */
     unsigned read_connections;  /* shared; 0 = default 2 */
     unsigned write_connections; /* shared; 0 = default 4 */
@@ -45,6 +46,7 @@ struct pg_call {
     /* pg_query only. The core's own need, such as a sequence lease that transactions wait for: never queued behind
      * them, not counted against max_waiters; a statement or lock timeout of the shared connection is its error (T5). */
     bool is_core;
+    bool must_read; /* pg_query only: refused if it is no read (pg.replica, which may fall back to the primary) */
 };
 
 /* Autocommit. Refuses (ERR_REFUSED through done) what may not run on a shared connection. */

@@ -40,6 +40,8 @@ void pg_pool_create(struct pg *pg, const struct pg_opts *opts)
         n[PG_LANE_READ] = 0;
         n[PG_LANE_WRITE] = depths[PG_LANE_WRITE] = 1;
     }
+    if (opts->is_read_only)
+        n[PG_LANE_WRITE] = n[PG_LANE_LISTEN] = 0;
     list_init(&pg->idle);
     for (unsigned id = 0; id < PG_N_LANES; id++)
         pg->n_sessions += n[id];

@@ -96,6 +96,7 @@ struct pg_op {
     bool is_forgotten; /* the caller is gone; the result is dropped */
     bool is_alone;     /* a read that may not share its Sync */
     bool is_internal;  /* ours: not counted, not bounded */
+    bool must_read;    /* never runs where it could write */
     bool is_core;      /* pg_call.is_core: on a shared write connection, whatever the text is */
     bool is_group_end; /* SENT: last of its Sync group */
     bool is_aborted;   /* skipped: an earlier command of its group failed */
@@ -234,10 +235,11 @@ struct pg {
     struct loop_hook hook;
     struct loop_task kick;
     struct timer janitor;
-    bool is_dirty;   /* the hook has work */
-    bool is_dozing;  /* the janitor is armed for idle connections only */
-    bool is_unnamed; /* transaction pooling: no named statements, no options, no sharing */
-    bool is_down;    /* the last attempt failed and nothing is open */
+    bool is_dirty;     /* the hook has work */
+    bool is_dozing;    /* the janitor is armed for idle connections only */
+    bool is_read_only; /* of a replica */
+    bool is_unnamed;   /* transaction pooling: no named statements, no options, no sharing */
+    bool is_down;      /* the last attempt failed and nothing is open */
     bool is_destroying;
     PQconninfoOption *conninfo;  /* owned */
     struct pg_session *sessions; /* of all lanes, one after the other */

@@ -62,7 +62,7 @@ static bool is_healed_by_rerun(struct pg_op *op)
         op->is_unnamed = true; /* the Parse it counted on failed: without one it gets its own, true error */
         return true;
     }
-    if (op->lane == PG_LANE_READ && is_state(op, "25006")) {
+    if (op->lane == PG_LANE_READ && !op->must_read && is_state(op, "25006")) {
         stmt->text.class = PG_CLASS_WRITE;
         return true;
     }

@@ -6,14 +6,16 @@
 #include "net/loop.h"
 
 struct pg;
+struct pg_replicas;
 struct redis;
 struct seq;
 struct env {
     struct loop *loop;
-    struct pg *pg;            /* NULL: not configured; calls raise "unavailable" naming the key */
-    struct redis *redis;      /* NULL: as above */
-    struct seq *seq;          /* NULL: no services (`check`, `routes`) */
-    struct slice config_json; /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
+    struct pg *pg;                /* NULL: not configured; calls raise "unavailable" naming the key */
+    struct pg_replicas *replicas; /* NULL: none; reads for them go to pg */
+    struct redis *redis;          /* NULL: as above */
+    struct seq *seq;              /* NULL: no services (`check`, `routes`) */
+    struct slice config_json;     /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     bool development;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */
     bool is_stopping; /* a stop has begun: still serving, but /readyz says no (lame duck) */

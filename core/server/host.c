@@ -6,6 +6,7 @@
 #include "base/shm.h"
 #include "bind/modules.h"
 #include "data/pg.h"
+#include "data/pg_replica.h"
 #include "data/redis.h"
 #include "services/seq.h"
 
@@ -37,6 +38,24 @@ static enum status open_pg(struct host *host, const struct host_opts *opts, stru
                          .max_waiters = (unsigned)config_number(config, CONFIG_PG_MAX_WAITERS)};
     host->pg = pg_new(&pg, err);
     return host->pg ? OK : err_prefix(err, "pg.url");
+}
+
+static enum status open_replicas(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    const struct config_value *urls = &opts->config->values[CONFIG_PG_REPLICA_URLS];
+    if (!host->pg || urls->n_items == 0)
+        return OK;
+    struct pg_replicas_opts replicas = {
+        .loop = host->loop,
+        .names = host->names,
+        .primary = host->pg,
+        .urls = urls->items,
+        .n_urls = urls->n_items,
+        .transaction_pooling = strcmp(config_text(opts->config, CONFIG_PG_POOL_MODE), "transaction") == 0,
+        .max_lag_ms = (uint32_t)config_number(opts->config, CONFIG_PG_REPLICA_MAX_LAG),
+        .connections = (unsigned)config_number(opts->config, CONFIG_PG_REPLICA_CONNECTIONS)};
+    host->replicas = pg_replicas_new(&replicas, err);
+    return host->replicas ? OK : err_prefix(err, "pg.replica_urls");
 }
 
 static enum status open_redis(struct host *host, const struct host_opts *opts, struct err *err)
@@ -95,6 +114,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
         return no_main(opts->config, main, err);
     host->env = (struct env){.loop = host->loop,
                              .pg = host->pg,
+                             .replicas = host->replicas,
                              .redis = host->redis,
                              .seq = host->seq,
                              .config_json = opts->config_json,
@@ -113,6 +133,8 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
     if (opts->has_services)
         status = open_pg(host, opts, err);
     if (status == OK && opts->has_services)
+        status = open_replicas(host, opts, err);
+    if (status == OK && opts->has_services)
         status = open_redis(host, opts, err);
     if (status == OK && opts->has_services)
         status = open_seq(host, opts, err);
@@ -130,6 +152,7 @@ void host_close(struct host *host)
     seq_free(host->seq);
     if (host->redis)
         redis_free(host->redis);
+    pg_replicas_free(host->replicas);
     if (host->pg)
         pg_free(host->pg);
     if (host->names)

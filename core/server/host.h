@@ -20,6 +20,7 @@ struct host { /* read its fields; host_open and host_close write them */
     struct loop *loop;
     struct names *names;
     struct pg *pg;
+    struct pg_replicas *replicas;
     struct redis *redis;
     struct seq *seq;
     struct bundle *bundle;

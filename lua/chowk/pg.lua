@@ -19,6 +19,7 @@ local json = require "chowk.core.json"
 local copy = require "chowk.pg_copy"
 local listen = require "chowk.pg_listen"
 local raise = require "chowk.raise"
+local replica = require "chowk.pg_replica"
 local time = require "chowk.time"
 
 local settle, misuse = raise.settle, raise.misuse
@@ -29,6 +30,7 @@ local raw_pcall, select, type = pcall, select, type
 -- As in core/bind/bind_pg.h.
 local SHAPES = { query = 0, one = 1, value = 2, exec = 3, json = 4, json_one = 5 }
 local ROWS, ONE = SHAPES.query, SHAPES.one
+local ANYTHING = 0 -- as `enum where` in core/bind/bind_pg.c
 
 local M = {}
 
@@ -43,8 +45,8 @@ M.null = json.null
 
 for name, shape in pairs(SHAPES) do
   M[name] = function(...)
-    if (...) == M then return settle(query(shape, select(2, ...))) end
-    return settle(query(shape, ...))
+    if (...) == M then return settle(query(ANYTHING, shape, select(2, ...))) end
+    return settle(query(ANYTHING, shape, ...))
   end
 end
 
@@ -60,8 +62,8 @@ end
 -- @return list of lists of rows, in the same order
 -- Raises the first failure, after all have ended. Yields.
 function M.all(...)
-  if (...) == M then return settle(core.all((select(2, ...)))) end
-  return settle(core.all((...)))
+  if (...) == M then return settle(core.all(ANYTHING, (select(2, ...)))) end
+  return settle(core.all(ANYTHING, (...)))
 end
 
 --- A list as an array parameter. Nested lists are dimensions; pg.null is a NULL item.
@@ -82,6 +84,9 @@ end
 function M.stats()
   return core.stats()
 end
+
+--- Reads that may be a little old: pg.replica.query one value json json_one all. See chowk/pg_replica.lua.
+M.replica = replica(SHAPES)
 
 -- ---- inside a transaction ------------------------------------------------------------------------------------
 

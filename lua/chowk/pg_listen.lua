@@ -104,7 +104,7 @@ function M.notify(channel, payload)
   if payload ~= nil and type(payload) ~= "string" then
     misuse("pg.notify: expected a payload, a string, got %s: write json.encode(…)", type(payload))
   end
-  settle(core.query(3, "SELECT pg_notify($1, $2)", channel, payload or ""))
+  settle(core.query(0, 3, "SELECT pg_notify($1, $2)", channel, payload or ""))
 end
 
 return M

@@ -119,6 +119,38 @@ function pg.copy_in(sql, source) end
 ---@return integer n_rows
 function pg.copy_out(sql, fn) end
 
+---@class chowk.pg.replica
+pg.replica = {}
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.pg.row[]
+function pg.replica.query(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.pg.row?
+function pg.replica.one(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return any
+function pg.replica.value(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.raw
+function pg.replica.json(sql, ...) end
+
+---@param sql string
+---@param ... chowk.pg.value
+---@return chowk.raw?
+function pg.replica.json_one(sql, ...) end
+
+---@param list chowk.pg.statement[]
+---@return chowk.pg.row[][]
+function pg.replica.all(list) end
+
 ---@class chowk.pg.tx_options
 ---@field isolation? "read committed"|"repeatable read"|"serializable"
 ---@field read_only? boolean
