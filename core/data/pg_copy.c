@@ -259,9 +259,8 @@ static void on_readable(struct pg_copy *copy)
     bool must_end = is_sending && is_complaint(conn->pq);
     if (copy->is_out)
         guard_size(copy);
-    if (!PQconsumeInput(conn->pq))
+    if (!pg_session_consume(conn))
         doom(copy);
-    pg_session_check_socket(conn);
     if (must_end && !conn->is_doomed && PQputCopyEnd(conn->pq, STOPPED) == 1)
         copy->state = COPY_ENDING;
     else if (is_sending)

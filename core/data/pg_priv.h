@@ -166,6 +166,7 @@ struct pg_session {
     struct names_query *query;
     struct buf hosts, hostaddrs, ports; /* while resolving: libpq's comma-separated lists */
     unsigned n_resolved;
+    unsigned rotation;         /* pg->rotation when this attempt began */
     struct list node;          /* pg->idle */
     struct list out, inflight; /* calls given to this connection: not sent, sent */
     unsigned n_ops;            /* in both */
@@ -197,7 +198,8 @@ void pg_session_doom(struct pg_session *conn, enum err_code code, const char *fm
 /* After any libpq call that may have found the peer gone: libpq closes its socket by itself, and the number may be
  * another connection's a moment later, so our poll must let go of it at once. */
 void pg_session_check_socket(struct pg_session *conn);
-void pg_session_watch(struct pg_session *conn); /* flush what libpq holds; poll for what is wanted */
+bool pg_session_consume(struct pg_session *conn); /* reads what has arrived; false: the connection is lost */
+void pg_session_watch(struct pg_session *conn);   /* flush what libpq holds; poll for what is wanted */
 bool pg_session_is_open(const struct pg_session *conn);
 static inline bool pg_session_is_shared(const struct pg_session *conn)
 {
@@ -251,6 +253,7 @@ struct pg {
     unsigned n_waiting, max_waiters;
     size_t max_result_bytes;
     unsigned idle_ms;
+    unsigned rotation;   /* of several hosts: how many at the front of the list are tried last */
     unsigned n_failures; /* attempts to connect in a row */
     uint64_t retry_ms;   /* no attempt before */
     uint64_t room_ms;    /* nothing is given up for a lane without connections before */

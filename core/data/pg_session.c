@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "data/pg_priv.h"
+#include "net/tls.h"
 
 void pg_session_create(struct pg_session *conn, struct pg *pg, enum pg_lane_id lane)
 {
@@ -102,6 +103,10 @@ void pg_session_lose(struct pg_session *conn, const struct err *err)
         return;
     struct err why = *err; /* it may be conn->err */
     bool was_open = conn->state >= PG_SESSION_READY;
+    /* A host that stays silent would be the first of every attempt, and no other one's turn would come. */
+    bool is_silent = conn->state == PG_SESSION_CONNECTING && loop_now(conn->pg->loop) >= conn->due_ms;
+    if (is_silent && conn->rotation == conn->pg->rotation)
+        conn->pg->rotation++;
     if (conn->lane == PG_LANE_LISTEN)
         pg_listen_on_lost(conn->pg);
     conn_clear(conn);
@@ -127,6 +132,17 @@ static void on_notice(void *data, const char *message)
 {
     (void)data;
     log_debug("PostgreSQL notice", LOG_S("text", message));
+}
+
+/* libpq reads less than a TLS record holds when its buffer is short, and what is left no poll reports. */
+bool pg_session_consume(struct pg_session *conn)
+{
+    bool is_alive;
+    do
+        is_alive = PQconsumeInput(conn->pq);
+    while (is_alive && tls_has_pending(PQsslStruct(conn->pq, "OpenSSL")));
+    pg_session_check_socket(conn);
+    return is_alive;
 }
 
 void pg_session_watch(struct pg_session *conn)
@@ -193,8 +209,14 @@ static void on_connect_io(void *data, int events);
 static void connect_failed(struct pg_session *conn)
 {
     struct err err;
-    const char *text = conn->pq ? PQerrorMessage(conn->pq) : "out of memory";
-    err_set(&err, ERR_UNAVAILABLE, "%.*s", (int)strcspn(text, "\n"), text);
+    char text[sizeof(err.message)];
+    snprintf(text, sizeof(text), "%s", conn->pq ? PQerrorMessage(conn->pq) : "out of memory");
+    size_t len = strlen(text);
+    while (len > 0 && text[len - 1] == '\n')
+        text[--len] = '\0';
+    for (char *line = strchr(text, '\n'); line; line = strchr(line, '\n'))
+        *line = ';'; /* one line for each host that was tried */
+    err_set(&err, ERR_UNAVAILABLE, "%s", text);
     pg_session_lose(conn, &err);
 }
 
@@ -264,6 +286,43 @@ static void add_keepalives(const struct pg *pg, const char **keywords, const cha
     }
 }
 
+/* Our reads make their sessions read-only, which is not what the operator asks about: he means the server. */
+static const char *session_attrs(const struct pg_session *conn, const char *attrs)
+{
+    if (conn->lane == PG_LANE_READ && strcmp(attrs, "read-write") == 0)
+        return "primary";
+    if (conn->lane == PG_LANE_READ && strcmp(attrs, "read-only") == 0)
+        return "standby";
+    return attrs;
+}
+
+/* "a,b,c" by one → "b,c,a" */
+static void rotate_list(struct buf *list, unsigned n)
+{
+    for (; n > 0; n--) {
+        char *comma = memchr(list->ptr, ',', list->len);
+        size_t n_first = (size_t)(comma - list->ptr);
+        buf_reserve(list, n_first + 1);
+        buf_byte(list, ',');
+        buf_append(list, list->ptr, n_first);
+        buf_consume(list, n_first + 1);
+    }
+}
+
+/* Ends the lists of targets. */
+static void finish_targets(struct pg_session *conn)
+{
+    struct buf *const lists[] = {&conn->hosts, &conn->hostaddrs, &conn->ports};
+    unsigned n_targets = 1;
+    for (size_t i = 0; i < conn->ports.len; i++)
+        n_targets += conn->ports.ptr[i] == ',';
+    conn->rotation = conn->pg->rotation;
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        rotate_list(lists[i], conn->rotation % n_targets);
+        buf_byte(lists[i], '\0');
+    }
+}
+
 static void connect_start(struct pg_session *conn)
 {
     enum { MAX_KEYWORDS = 64 };
@@ -277,15 +336,13 @@ static void connect_start(struct pg_session *conn)
         if (is_ours || !o->val)
             continue;
         keywords[n] = o->keyword;
-        values[n++] = o->val;
+        values[n++] = strcmp(o->keyword, "target_session_attrs") == 0 ? session_attrs(conn, o->val) : o->val;
     }
     char options[512];
     const char *theirs = conninfo_get(conn->pg, "options");
     snprintf(options, sizeof(options), "%s%s%s", theirs ? theirs : "", theirs ? " " : "",
              conn->pg->is_unnamed ? "" : lane_options(conn));
-    buf_byte(&conn->hosts, '\0');
-    buf_byte(&conn->hostaddrs, '\0');
-    buf_byte(&conn->ports, '\0');
+    finish_targets(conn);
     add_keepalives(conn->pg, keywords, values, &n);
     const char *pairs[][2] = {
         {"host", conn->hosts.ptr},   {"hostaddr", conn->hostaddrs.ptr},      {"port", conn->ports.ptr},

@@ -307,8 +307,7 @@ static void guard_size(struct pg_session *conn)
 void pg_wire_read(struct pg_session *conn)
 {
     guard_size(conn);
-    bool is_alive = !conn->is_doomed && PQconsumeInput(conn->pq);
-    pg_session_check_socket(conn);
+    bool is_alive = !conn->is_doomed && pg_session_consume(conn);
     conn->heard_ms = loop_now(conn->pg->loop);
     while (read_one(conn))
         ;

@@ -388,3 +388,8 @@ enum status tls_encrypt_kept(struct tls *tls)
     buf_free(&tls->kept);
     return status;
 }
+
+bool tls_has_pending(const void *ssl)
+{
+    return ssl && SSL_pending(ssl) > 0;
+}

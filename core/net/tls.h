@@ -14,5 +14,8 @@ struct tls_opts {
 struct tls_context;
 /* BLOCKING: reads files; call it at start. NULL: err says which file and why. Returns owned; opts are borrowed. */
 struct tls_context *tls_context_new(const struct tls_opts *opts, struct err *err);
+/* Of a session that another library made (libpq): whether libssl holds bytes that were received and not yet read, of
+ * which no poll will ever tell. NULL is fine: no session. */
+bool tls_has_pending(const void *ssl);
 /* Streams that use it keep what they need of it. NULL is fine. */
 void tls_context_free(struct tls_context *context);
