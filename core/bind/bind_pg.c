@@ -85,10 +85,9 @@ static int push_unconfigured(lua_State *L)
     return 2;
 }
 
-/* Which pool a read may use: `where` 0 is the primary for anything, 1 a replica, 2 the primary for a read only. */
-enum where { ANYTHING, ON_REPLICA, READ_ON_PRIMARY };
+enum where { ANYTHING, ON_REPLICA };
 
-static struct pg *pool_for(lua_State *L, enum where where)
+struct pg *bind_pg_pool_for(lua_State *L, int where)
 {
     const struct env *env = vm_env(vm_of(L));
     return where == ON_REPLICA && env->replicas ? pg_replicas_pick(env->replicas) : env->pg;
@@ -97,7 +96,7 @@ static struct pg *pool_for(lua_State *L, enum where where)
 /* query(where, shape, sql, …) → true, value | false, err */
 static int query(lua_State *L)
 {
-    enum where where = (enum where)luaL_checkinteger(L, 1);
+    int where = (int)luaL_checkinteger(L, 1);
     enum bind_pg_shape shape = bind_pg_check_shape(L, 2);
     struct pg_call call = {.must_read = where != ANYTHING};
     bind_pg_refuse_in_tx(L);
@@ -109,7 +108,7 @@ static int query(lua_State *L)
     call.deadline_ms = co_deadline(co);
     call.done = bind_pg_done[shape];
     call.data = co;
-    struct pg_op *op = pg_query(pool_for(L, where), &call);
+    struct pg_op *op = pg_query(bind_pg_pool_for(L, where), &call);
     if (pg_op_may_write(op))
         co_mark_committed(co);
     co_op_set_data(co, op);
@@ -181,7 +180,7 @@ static void cancel_many(struct co *co, void *data)
 static int all(lua_State *L)
 {
     int n = 0;
-    enum where where = (enum where)luaL_checkinteger(L, 1);
+    int where = (int)luaL_checkinteger(L, 1);
     bind_pg_refuse_in_tx(L);
     struct pg_call *calls = bind_pg_read_lists(L, 2, vm_scratch(vm_of(L)), &n);
     int n_unconfigured = push_unconfigured(L);
@@ -194,7 +193,7 @@ static int all(lua_State *L)
     struct many *many = xalloc(sizeof *many + (size_t)n * sizeof many->items[0]);
     *many = (struct many){.co = co, .n_items = n, .n_pending = n, .ref_results = ref_results};
     co_op_set_data(co, many);
-    struct pg *pg = pool_for(L, where);
+    struct pg *pg = bind_pg_pool_for(L, where);
     for (int i = 0; i < n; i++) {
         many->items[i] = (struct many_item){.many = many, .index = i + 1};
         calls[i].deadline_ms = co_deadline(co);
@@ -261,5 +260,6 @@ int bind_pg_open(lua_State *L)
     bind_pg_open_tx(L);
     bind_pg_open_listen(L);
     bind_pg_open_copy(L);
+    bind_pg_open_page(L);
     return 1;
 }

@@ -40,7 +40,10 @@ void bind_pg_wake(struct co *co, const struct pg_result *result, enum bind_pg_sh
 extern void (*const bind_pg_done[PG_N_SHAPES])(void *data, const struct pg_result *result, const struct err *err);
 void bind_pg_cancel(struct co *co, void *op);
 
-void bind_pg_push_unconfigured(lua_State *L); /* the failure. Stack: +1 */
+/* `where` is 0: the primary, 1: a replica if one is fit, 2: the primary for a read only. PostgreSQL is configured. */
+struct pg *bind_pg_pool_for(lua_State *L, int where);
+struct pg_tx *bind_pg_check_tx(lua_State *L, int arg); /* of an open transaction's handle; raises */
+void bind_pg_push_unconfigured(lua_State *L);          /* the failure. Stack: +1 */
 /* The pool must not be used beside an open transaction: it could wait for a lock the transaction holds (T5). */
 void bind_pg_refuse_in_tx(lua_State *L);
 
@@ -48,3 +51,4 @@ void bind_pg_refuse_in_tx(lua_State *L);
 void bind_pg_open_tx(lua_State *L);
 void bind_pg_open_listen(lua_State *L);
 void bind_pg_open_copy(lua_State *L);
+void bind_pg_open_page(lua_State *L);

@@ -21,6 +21,11 @@ static struct handle *check_handle(lua_State *L, int arg)
     return handle;
 }
 
+struct pg_tx *bind_pg_check_tx(lua_State *L, int arg)
+{
+    return check_handle(L, arg)->tx;
+}
+
 /* The guard of T5 goes with it. */
 static struct pg_tx *handle_end(struct handle *handle)
 {

@@ -11,6 +11,7 @@ struct column {
     enum pg_type type, elem;
     struct slice name;
     bool is_plain; /* the name needs no escape */
+    bool is_hidden;
 };
 
 struct writer {
@@ -171,6 +172,7 @@ static void writer_open(struct writer *w, const struct pg_result *result, struct
         column->type = pg_result_col_type(result, i);
         column->elem = column->type == PG_ARRAY ? pg_result_elem_type(result, i) : PG_TEXT;
         column->name = pg_result_col_name(result, i);
+        column->is_hidden = false;
         column->is_plain = plain_run(column->name.ptr, column->name.len) == column->name.len;
     }
 }
@@ -200,12 +202,16 @@ static void write_name(struct buf *buf, const struct column *column)
 
 static void write_row(struct writer *w, const struct pg_result *result, int row)
 {
+    char before = '{';
     for (int col = 0; col < w->n_columns; col++) {
-        buf_byte(w->buf, col ? ',' : '{');
+        if (w->columns[col].is_hidden)
+            continue;
+        buf_byte(w->buf, before);
+        before = ',';
         write_name(w->buf, &w->columns[col]);
         write_value(w, result, row, col);
     }
-    if (w->n_columns == 0)
+    if (before == '{')
         buf_byte(w->buf, '{');
     buf_byte(w->buf, '}');
 }
@@ -226,16 +232,31 @@ void pg_result_json_row(const struct pg_result *result, int row, struct buf *buf
     writer_close(&w);
 }
 
+static void write_rows(struct writer *w, const struct pg_result *result, int n_rows)
+{
+    buf_byte(w->buf, '[');
+    for (int row = 0; row < n_rows; row++) {
+        if (row)
+            buf_byte(w->buf, ',');
+        write_row(w, result, row);
+    }
+    buf_byte(w->buf, ']');
+}
+
 void pg_result_json(const struct pg_result *result, struct buf *buf)
 {
     struct writer w;
     writer_open(&w, result, buf);
-    buf_byte(buf, '[');
-    for (int row = 0; row < pg_result_n_rows(result); row++) {
-        if (row)
-            buf_byte(buf, ',');
-        write_row(&w, result, row);
-    }
-    buf_byte(buf, ']');
+    write_rows(&w, result, pg_result_n_rows(result));
+    writer_close(&w);
+}
+
+void pg_result_json_rows(const struct pg_result *result, int n_rows, const bool *is_hidden, struct buf *buf)
+{
+    struct writer w;
+    writer_open(&w, result, buf);
+    for (int col = 0; col < w.n_columns; col++)
+        w.columns[col].is_hidden = is_hidden[col];
+    write_rows(&w, result, n_rows);
     writer_close(&w);
 }

@@ -49,3 +49,5 @@ bool pg_array_read(struct slice text, const struct pg_array_events *events, void
 void pg_result_json_value(const struct pg_result *result, int row, int col, struct buf *buf);
 void pg_result_json_row(const struct pg_result *result, int row, struct buf *buf);
 void pg_result_json(const struct pg_result *result, struct buf *buf);
+/* The first rows only, without the columns that are hidden (one flag each). */
+void pg_result_json_rows(const struct pg_result *result, int n_rows, const bool *is_hidden, struct buf *buf);

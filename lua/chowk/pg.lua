@@ -19,6 +19,7 @@ local json = require "chowk.core.json"
 local copy = require "chowk.pg_copy"
 local listen = require "chowk.pg_listen"
 local raise = require "chowk.raise"
+local page = require("chowk.pg_page").page
 local replica = require "chowk.pg_replica"
 local time = require "chowk.time"
 
@@ -85,7 +86,19 @@ function M.stats()
   return core.stats()
 end
 
---- Reads that may be a little old: pg.replica.query one value json json_one all. See chowk/pg_replica.lua.
+local function run_page(target, ...)
+  return settle(core.page(target, ...))
+end
+
+--- One page of rows by keyset, as raw JSON {"items": […], "next_cursor": "…" | null}: pg.page("SELECT id, price_paise …
+-- FROM products WHERE category_id = $1", { by = { "price_paise", "id" }, limit = 20, cursor = req.query.cursor }, 7).
+-- The statement has no ORDER BY and no LIMIT; `by` is unique and never NULL. See chowk/pg_page.lua. Yields.
+function M.page(...)
+  if (...) == M then return page(run_page, ANYTHING, select(2, ...)) end
+  return page(run_page, ANYTHING, ...)
+end
+
+--- Reads that may be a little old: pg.replica.query one value json json_one all page. See chowk/pg_replica.lua.
 M.replica = replica(SHAPES)
 
 -- ---- inside a transaction ------------------------------------------------------------------------------------
@@ -98,6 +111,11 @@ for name, shape in pairs(SHAPES) do
   Tx[name] = function(self, ...)
     return settle(tx_query(self.handle, shape, ...))
   end
+end
+
+--- As pg.page, in the transaction. Yields.
+function Tx:page(sql, options, ...)
+  return page(run_page, self.handle, sql, options, ...)
 end
 
 --- Statements of the transaction in one round trip: tx:all{ {sql, …}, {sql, …} }.
@@ -285,7 +303,7 @@ end
 
 --- Runs fn(tx) in a transaction. Returning commits, raising rolls back. After a conflict (40001, 40P01) fn runs again
 -- from its beginning, so it must not do anything outside the transaction that may not happen twice.
--- Inside, everything goes through tx: query one value exec json json_one all lock advisory savepoint commit.
+-- Inside, everything goes through tx: query one value exec json json_one all page lock advisory savepoint commit.
 -- @param fn function(tx)
 -- @param options table|nil  isolation = "read committed" (default), "repeatable read", "serializable"; read_only;
 --   retries = 3; lock_timeout = a duration, after which waiting for a lock raises pg_error 55P03

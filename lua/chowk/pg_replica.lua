@@ -3,6 +3,7 @@
 -- Reads that may be a little old go to a replica that answers and is at most pg.replica_max_lag behind, else to the
 -- primary. Never read money or stock here, nor what this request has just written.
 local core = require "chowk.core.pg"
+local page = require("chowk.pg_page").page
 local raise = require "chowk.raise"
 local vm = require "chowk.core.vm"
 
@@ -26,13 +27,22 @@ local function on_replica(run, ...)
   return settle(run(READ_ON_PRIMARY, ...))
 end
 
---- pg.replica.query, one, value, json, json_one and all: as those of pg, for reads.
+--- pg.replica.query, one, value, json, json_one, all and page: as those of pg, for reads.
 -- Raise refused for what is no read; else as pg.query. Yield.
 local Replica = {}
 
 function Replica.all(...)
   if (...) == Replica then return on_replica(core.all, (select(2, ...))) end
   return on_replica(core.all, (...))
+end
+
+local function run_page(_, ...)
+  return on_replica(core.page, ...)
+end
+
+function Replica.page(...)
+  if (...) == Replica then return page(run_page, nil, select(2, ...)) end
+  return page(run_page, nil, ...)
 end
 
 local function add_shape(name, shape)
@@ -48,6 +58,6 @@ return function(shapes)
     if name ~= "exec" then add_shape(name, shape) end
   end
   return setmetatable(Replica, { __index = function(_, name)
-    misuse("pg.replica.%s: a replica only reads: query, one, value, json, json_one and all", tostring(name))
+    misuse("pg.replica.%s: a replica only reads: query, one, value, json, json_one, all and page", tostring(name))
   end })
 end

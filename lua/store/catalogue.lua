@@ -1,7 +1,5 @@
 --- What the catalogue reads from PostgreSQL: the categories, pages of products, one product's document.
 -- Every function yields. `db` is nowhere a parameter here: nothing in this file belongs into a transaction.
-local app = require "chowk.app"
-local json = require "chowk.json"
 local pg = require "chowk.pg"
 
 local M = {}
@@ -45,101 +43,54 @@ end
 
 -- ---- pages of products -------------------------------------------------------------------------------------
 
--- One entry per ?sort=. `after` compares a row's (key, id) with those of the last row of the page before; each has
--- its index in migrations/0001_catalogue.sql. Keys are integers, times in microseconds, so that a cursor is digits.
+-- What ?sort= means; each has its index in migrations/0001_catalogue.sql.
 local SORTS = {
-  newest = {
-    key = "(extract(epoch FROM p.created_at) * 1000000)::bigint",
-    order = "p.created_at DESC, p.id DESC",
-    after = "(p.created_at, p.id) < (timestamptz 'epoch' + $%d::bigint * interval '1 microsecond', $%d::bigint)",
-  },
-  price_asc = {
-    key = "p.price_paise",
-    order = "p.price_paise, p.id",
-    after = "(p.price_paise, p.id) > ($%d::bigint, $%d::bigint)",
-  },
-  price_desc = {
-    key = "p.price_paise",
-    order = "p.price_paise DESC, p.id DESC",
-    after = "(p.price_paise, p.id) < ($%d::bigint, $%d::bigint)",
-  },
-  rating = {
-    key = "p.rating_hundredths",
-    order = "p.rating_hundredths DESC, p.id DESC",
-    after = "(p.rating_hundredths, p.id) < ($%d::bigint, $%d::bigint)",
-  },
+  newest = { by = { "created_at", "id" }, desc = true },
+  price_asc = { by = { "price_paise", "id" }, desc = false },
+  price_desc = { by = { "price_paise", "id" }, desc = true },
+  rating = { by = { "rating_hundredths", "id" }, desc = true },
 }
+local ONLY_FOR_SORTING = { "created_at", "rating_hundredths", "id" }
 
 --- What ?sort= may say.
 M.SORTS = { "newest", "price_asc", "price_desc", "rating" }
-
--- A cursor belongs to its sort: "price_asc.49900.17" is price_asc, after key 49900 and id 17.
-local function read_cursor(cursor, sort)
-  local of, key, id = cursor:match("^([a-z_]+)%.(%d+)%.(%d+)$")
-  if of ~= sort or #key > 16 or #id > 16 then
-    app.fail(422, "invalid_cursor", "This cursor is not from a list sorted by " .. sort .. ".")
-  end
-  return key, id
-end
 
 local LIST = [[
   SELECT p.slug, p.name, p.price_paise, p.mrp_paise, c.slug AS category,
          (SELECT ]] .. IMAGE_URL .. [[ FROM product_images i
           WHERE i.product_id = p.id ORDER BY i.position LIMIT 1) AS image,
-         p.rating_hundredths, p.rating_count, (%s)::text AS cursor_key, p.id::text AS cursor_id
+         json_build_object('average', (p.rating_hundredths / 100.0)::float8, 'count', p.rating_count) AS rating,
+         p.created_at, p.rating_hundredths, p.id
   FROM products p JOIN categories c ON c.id = p.category_id
-  WHERE p.is_active AND c.is_active%s
-  ORDER BY %s LIMIT %s]]
+  WHERE p.is_active AND c.is_active]]
 
 -- `%`, `_` and `\` of a search text are letters, not wildcards.
 local function contains(text) return "%" .. text:gsub("[%%_\\]", "\\%0") .. "%" end
 
 local function list_query(filter)
-  local sort, where, params = SORTS[filter.sort], {}, {}
+  local where, params = "", {}
   local function param(value)
     params[#params + 1] = value
     return #params
   end
   if filter.category then
-    where[#where + 1] = (" AND p.category_id = (SELECT id FROM categories WHERE slug = $%d)")
-      :format(param(filter.category))
+    where = (" AND p.category_id = (SELECT id FROM categories WHERE slug = $%d)"):format(param(filter.category))
   end
   if filter.q then
-    where[#where + 1] = (" AND (p.search @@ websearch_to_tsquery('english', $%d) OR p.name ILIKE $%d)")
+    where = where .. (" AND (p.search @@ websearch_to_tsquery('english', $%d) OR p.name ILIKE $%d)")
       :format(param(filter.q), param(contains(filter.q)))
   end
-  if filter.cursor then
-    local key, id = read_cursor(filter.cursor, filter.sort)
-    where[#where + 1] = " AND " .. sort.after:format(param(key), param(id))
-  end
-  local limit = "$" .. param(filter.limit + 1) .. "::int"   -- one more than asked for says whether there is a next page
-  return LIST:format(sort.key, table.concat(where), sort.order, limit), params
-end
-
-local function item(row)
-  return {
-    slug = row.slug,
-    name = row.name,
-    price_paise = row.price_paise,
-    mrp_paise = row.mrp_paise or json.null,
-    category = row.category,
-    image = row.image or json.null,
-    rating = { average = row.rating_hundredths / 100, count = row.rating_count },
-  }
+  return LIST .. where, params
 end
 
 --- One page of active products, by keyset: a page costs the same however deep it lies.
 -- @param filter table {sort, limit, category?, q?, cursor?}   sort is one of M.SORTS
--- @return table {items, next_cursor}   next_cursor is json.null on the last page
+-- @return raw JSON {items, next_cursor}   next_cursor is null on the last page
 -- Fails with 422 invalid_cursor.
 function M.products(filter)
-  local sql, params = list_query(filter)
-  local rows = pg.query(sql, unpack(params))
-  local items = json.array {}
-  for i = 1, math.min(#rows, filter.limit) do items[i] = item(rows[i]) end
-  local last, next_cursor = rows[filter.limit], json.null
-  if #rows > filter.limit then next_cursor = ("%s.%s.%s"):format(filter.sort, last.cursor_key, last.cursor_id) end
-  return { items = items, next_cursor = next_cursor }
+  local sort, sql, params = SORTS[filter.sort], list_query(filter)
+  return pg.page(sql, { by = sort.by, desc = sort.desc, hide = ONLY_FOR_SORTING, limit = filter.limit,
+    cursor = filter.cursor }, unpack(params))
 end
 
 return M

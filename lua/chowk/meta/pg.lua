@@ -65,6 +65,21 @@ function pg.array(list, item_type) end
 ---@return chowk.pg.param
 function pg.jsonb(value) end
 
+---@class chowk.pg.page_options
+---@field by string[] columns that order the rows; together unique, never NULL
+---@field desc? boolean all of them descending
+---@field limit? integer 1 to 1000; 20
+---@field cursor? string the next_cursor of the page before
+---@field hide? string[] columns of the statement that are not shown
+
+---One page of rows by keyset, as raw `{"items": […], "next_cursor": "…"|null}`. The statement has no ORDER BY and no
+---LIMIT. A cursor that is not of this list answers the request with 422 `invalid_cursor`.
+---@param sql string
+---@param options chowk.pg.page_options
+---@param ... chowk.pg.value
+---@return chowk.raw
+function pg.page(sql, options, ...) end
+
 ---@class chowk.pg.listen_options
 ---@field queue? integer notifications kept while nobody takes them, 1000; more drop all of them, and are a gap
 ---@field gap? fun() called when notifications may have been missed: look at the tables again
@@ -151,6 +166,12 @@ function pg.replica.json_one(sql, ...) end
 ---@return chowk.pg.row[][]
 function pg.replica.all(list) end
 
+---@param sql string
+---@param options chowk.pg.page_options
+---@param ... chowk.pg.value
+---@return chowk.raw
+function pg.replica.page(sql, options, ...) end
+
 ---@class chowk.pg.tx_options
 ---@field isolation? "read committed"|"repeatable read"|"serializable"
 ---@field read_only? boolean
@@ -195,6 +216,12 @@ function tx:json(sql, ...) end
 ---@param ... chowk.pg.value
 ---@return chowk.raw?
 function tx:json_one(sql, ...) end
+
+---@param sql string
+---@param options chowk.pg.page_options
+---@param ... chowk.pg.value
+---@return chowk.raw
+function tx:page(sql, options, ...) end
 
 ---Statements in one round trip.
 ---@param list chowk.pg.statement[]

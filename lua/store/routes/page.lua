@@ -7,7 +7,7 @@ local M = {}
 --- @param more table  further query parameters, name → schema
 function M.query(more)
   more.sort = t.enum { default = "newest", unpack(catalogue.SORTS) }
-  more.cursor = t.optional(t.string { max = 64 })
+  more.cursor = t.optional(t.string { max = 256 })
   more.limit = t.integer { min = 1, max = 100, default = 20 }
   return more
 end
