@@ -25,6 +25,18 @@ routes:get("/shapes", {}, function()
   }
 end)
 
+routes:get("/all", {}, function()
+  local failed = failure(pg.all, { { "INSERT INTO items VALUES (30, 'a')" }, { "SELECT 1 / 0" },
+    { "INSERT INTO items VALUES (31, 'b')" }, { "SELECT pg_sleep(0.2)" } })
+  local lists = {}
+  for i = 1, 300 do lists[i] = { "SELECT $1::int AS i", i } end
+  local in_order = true
+  for i, rows in ipairs(pg.all(lists)) do in_order = in_order and rows[1].i == i end
+  return { failed = failed, stored = pg.value("SELECT count(*) FROM items WHERE id IN (30, 31)"), in_order = in_order,
+    empty = failure(pg.all, {}), flat = failure(pg.all, { "SELECT 1" }), method = #pg:all { { "SELECT 1" } },
+    refused = failure(pg.all, { { "SELECT 1" }, { "BEGIN" } }) }
+end)
+
 routes:get("/round-trip", {}, function()
   pg.exec("INSERT INTO wide VALUES (1, $1, $2, $3, $4, $5, $6)", "-9223372036854775808", "9999999999999999.9999",
     "2026-11-23T06:19:16.123456Z", pg.array { 'a"\\', pg.null, "", "{,}" },
@@ -132,6 +144,17 @@ describe("chowk.pg", function()
       '"json_one":{"yes":true}', '"all":[[{"a":1}],[{"b":null}]]', '"method":5' } do
       assert.truthy(body:find(part, 1, true), part .. " is not in " .. body)
     end
+  end)
+
+  it("runs independent statements together; each stands alone", function()
+    local j = get("/all").json
+    assert.equal("22012", j.failed.sqlstate)
+    assert.equal(2, j.stored)
+    assert.is_true(j.in_order)
+    assert.equal(1, j.method)
+    assert.equal("refused", j.refused.code)
+    assert.truthy(j.empty:find("1 to 1000 statements", 1, true), j.empty)
+    assert.truthy(j.flat:find("expected {sql, …}", 1, true), j.flat)
   end)
 
   it("keeps every type through Lua and back", function()

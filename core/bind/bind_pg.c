@@ -251,8 +251,8 @@ static int jitter(lua_State *L)
 int bind_pg_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"query", query}, {"all", all}, {"array", bind_pg_array}, {"jsonb", bind_pg_jsonb}, {"jitter", jitter},
-        {"stats", stats}, {NULL, NULL}};
+        {"query", query},         {"all", all},       {"array", bind_pg_array}, {"jsonb", bind_pg_jsonb},
+        {"bytea", bind_pg_bytea}, {"jitter", jitter}, {"stats", stats},         {NULL, NULL}};
     lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, "chowk.pg.row_meta");
     lua_newtable(L);

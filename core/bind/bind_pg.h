@@ -33,6 +33,7 @@ void bind_pg_append_row(lua_State *L, int idx, int n_columns, struct buf *out);
 struct pg_call *bind_pg_read_lists(lua_State *L, int idx, struct arena *arena, int *n_calls);
 int bind_pg_array(lua_State *L); /* array(list, type?) → parameter */
 int bind_pg_jsonb(lua_State *L); /* jsonb(value) → parameter */
+int bind_pg_bytea(lua_State *L); /* bytea(bytes) → parameter */
 
 /* Wakes with `true, value`, or with `false, err`. `result` may be NULL without an error: then `true`. */
 void bind_pg_wake(struct co *co, const struct pg_result *result, enum bind_pg_shape shape, const struct err *err);

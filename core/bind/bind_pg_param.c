@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/crypto.h"
 #include "bind/modules.h"
 #include "script/lx.h"
 
@@ -181,7 +182,8 @@ void bind_pg_append_row(lua_State *L, int idx, int n_columns, struct buf *out)
     buf_byte(out, '\n');
 }
 
-/* ---- pg.array and pg.jsonb ---------------------------------------------------------------------------------- */
+/* ---- pg.array, pg.jsonb, pg.bytea ----------------------------------------------------------------------------------
+ */
 
 /* Stack: → {text} */
 static int push_param(lua_State *L, const struct buf *text)
@@ -220,6 +222,13 @@ static void append_json(lua_State *L, struct buf *out)
         lx_misuse(L, "pg.array: %s", err.message);
 }
 
+static void append_param(lua_State *L, struct buf *out) /* of pg.bytea, pg.jsonb */
+{
+    lua_rawgeti(L, -1, 1);
+    append_quoted(out, lx_check_slice(L, -1));
+    lua_pop(L, 1);
+}
+
 static void append_item(lua_State *L, int i, bool is_json, int depth, struct buf *out) /* Stack: …, item */
 {
     char number[40];
@@ -229,6 +238,8 @@ static void append_item(lua_State *L, int i, bool is_json, int depth, struct buf
         buf_lit(out, "NULL");
     else if (lx_to_raw(L, -1, &raw))
         append_quoted(out, raw);
+    else if (is_param(L, lua_gettop(L)))
+        append_param(L, out);
     else if (is_json)
         append_json(L, out);
     else if (lua_type(L, -1) == LUA_TSTRING)
@@ -281,5 +292,18 @@ int bind_pg_jsonb(lua_State *L)
     struct buf *out = vm_text(vm_of(L));
     if (lx_json_encode(L, 1, out, &err) != OK)
         lx_misuse(L, "pg.jsonb: %s", err.message);
+    return push_param(L, out);
+}
+
+/* bytea(bytes) → parameter */
+int bind_pg_bytea(lua_State *L)
+{
+    if (lua_type(L, 1) != LUA_TSTRING)
+        lx_misuse(L, "pg.bytea: expected a string of bytes, got %s", luaL_typename(L, 1));
+    struct slice bytes = lx_check_slice(L, 1);
+    struct buf *out = vm_text(vm_of(L));
+    buf_lit(out, "\\x");
+    crypto_hex(bytes, buf_reserve(out, 2 * bytes.len));
+    out->len += 2 * bytes.len;
     return push_param(L, out);
 }

@@ -29,12 +29,13 @@ static void push_number(lua_State *L, struct slice text)
     lua_pushnumber(L, strtod(copy, NULL));
 }
 
-/* What our strict reader cannot hold exactly (a number over 2^53 in a jsonb) stays raw: nothing is lost. */
+/* What Lua cannot hold exactly (a number over 2^53 or with twenty digits, a json with a key twice) stays raw: nothing
+ * is lost. */
 static void push_json(lua_State *L, struct slice text)
 {
     struct err err;
     int top = lua_gettop(L);
-    if (lx_json_decode(L, text, &err) == OK)
+    if (pg_json_is_exact(text) && lx_json_decode(L, text, &err) == OK)
         return;
     lua_settop(L, top);
     lx_push_raw(L, text);

@@ -45,6 +45,9 @@ struct pg_array_events {
 };
 bool pg_array_read(struct slice text, const struct pg_array_events *events, void *data);
 
+/* False if a number of the JSON text would not come back from a double as it is: keep the text then. */
+bool pg_json_is_exact(struct slice json);
+
 /* One value, one row as an object, all rows as an array: appended to buf without any Lua value. */
 void pg_result_json_value(const struct pg_result *result, int row, int col, struct buf *buf);
 void pg_result_json_row(const struct pg_result *result, int row, struct buf *buf);

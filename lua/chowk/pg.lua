@@ -1,5 +1,5 @@
 -- PostgreSQL. Statements of all requests travel over a few shared, pipelined connections; a transaction has one of its
--- own. Every function but array and jsonb waits without blocking.
+-- own. Every function but array, jsonb and bytea waits without blocking.
 --
 --   local pg = require "chowk.pg"
 --   pg.one("SELECT slug, name FROM products WHERE id = $1", 7)   --> { slug = …, name = … }, or nil: no such row
@@ -8,8 +8,8 @@
 --     tx:exec("UPDATE inventory SET quantity = quantity - 1 WHERE sku = $1", sku)
 --   end)
 --
--- Parameters are nil or pg.null, booleans, numbers, strings, raw JSON, pg.array(…) and pg.jsonb(…); their count must be
--- that of the placeholders. NULL reads as nil; a row is still written to JSON with all its columns.
+-- Parameters are nil or pg.null, booleans, numbers, strings, raw JSON, pg.array(…), pg.jsonb(…) and pg.bytea(…); their
+-- count must be that of the placeholders. NULL reads as nil; a row is still written to JSON with all its columns.
 -- Raises pg_error with a sqlstate (the server refused it), unavailable, queue_full, deadline, outcome_unknown (the
 -- connection broke after a write was sent), refused (what may not run here, and what to write instead).
 local core = require "chowk.core.pg"
@@ -77,6 +77,12 @@ end
 --- A value as a json or jsonb parameter. @param value any  what json.encode takes
 function M.jsonb(value)
   return core.jsonb(value)
+end
+
+--- Bytes as a bytea parameter. What is read is base64, here as in JSON: crypto.unbase64(row.picture) are the bytes.
+-- @param bytes string
+function M.bytea(bytes)
+  return core.bytea(bytes)
 end
 
 --- What the connections of this worker do: { open, idle, in_flight, waiting, queries, errors, reconnects, waits }.

@@ -2,8 +2,8 @@
 -- luacheck: ignore 212 241 (signatures only)
 
 ---PostgreSQL over a few shared, pipelined connections per worker; a transaction has one of its own. Everything but
----`array` and `jsonb` waits without blocking, and raises `pg_error` (with `sqlstate`), `unavailable`, `queue_full`,
----`deadline`, `outcome_unknown`, `commit_unknown` or `refused`.
+---`array`, `jsonb` and `bytea` waits without blocking, and raises `pg_error` (with `sqlstate`), `unavailable`,
+---`queue_full`, `deadline`, `outcome_unknown`, `commit_unknown` or `refused`.
 ---@class chowk.pg
 ---@field null lightuserdata SQL NULL where a nil cannot stand
 local pg = {}
@@ -54,7 +54,8 @@ function pg.json_one(sql, ...) end
 ---@return chowk.pg.row[][]
 function pg.all(list) end
 
----A list as an array parameter: `WHERE id = ANY($1)`. Items are JSON if `item_type` is "json" or "jsonb".
+---A list as an array parameter: `WHERE id = ANY($1)`. Lists in it are dimensions, pg.null is NULL.
+---Items are JSON if `item_type` is "json" or "jsonb".
 ---@param list any[]
 ---@param item_type? string
 ---@return chowk.pg.param
@@ -171,6 +172,11 @@ function pg.replica.all(list) end
 ---@param ... chowk.pg.value
 ---@return chowk.raw
 function pg.replica.page(sql, options, ...) end
+
+---Bytes as a bytea parameter. Read, a bytea is base64: `crypto.unbase64(row.picture)` are the bytes.
+---@param bytes string
+---@return chowk.pg.param
+function pg.bytea(bytes) end
 
 ---@class chowk.pg.tx_options
 ---@field isolation? "read committed"|"repeatable read"|"serializable"

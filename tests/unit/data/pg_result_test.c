@@ -155,13 +155,36 @@ static void test_rows(void **state)
     PQclear(result);
 }
 
+static void test_exact_json(void **state)
+{
+    static const struct {
+        const char *json;
+        bool is_exact;
+    } cases[] = {
+        {"", true},
+        {"null", true},
+        {"{\"9007199254740993\": \"1.2345678901234567890\\\"9007199254740993\"}", true}, /* keys and strings */
+        {"[0.1, -1.10, 123456789012345, 1e300, 100000000000000000000000]", true},
+        {"0.30000000000000004", true},
+        {"9007199254740991", true},
+        {"9007199254740993", false},
+        {"[1, {\"a\": -0.1234567890123456789}]", false},
+        {"0.00000000000000000012345678901234567890", false},
+        {"1234567890123456.5", true},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        if (pg_json_is_exact(slice_str(cases[i].json)) != cases[i].is_exact)
+            fail_msg("%s", cases[i].json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_numbers), cmocka_unit_test(test_scalars),
         cmocka_unit_test(test_times),   cmocka_unit_test(test_escapes),
         cmocka_unit_test(test_arrays),  cmocka_unit_test(test_malformed_arrays_stay_text),
-        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_rows),    cmocka_unit_test(test_exact_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
