@@ -26,6 +26,7 @@ function Proxy:tell(command)
 end
 
 function Proxy:stop()
+  self.control:send("stop\n") -- a process started meanwhile has inherited the socket: closing it would say nothing
   self.control:close()
   self.pipe:close() -- waits for its end
 end

@@ -11,6 +11,7 @@
 --   trap unseen TEXT the same without forwarding it
 --   count            connections open now
 --   trapped          how many traps have sprung
+--   stop             end
 local socket = require "socket"
 
 local target = assert(arg[1], "usage: luajit tests/fault/proxy.lua TARGET")
@@ -113,6 +114,7 @@ function commands.count()
   return n
 end
 function commands.trapped() return trapped end
+function commands.stop() os.exit(0) end
 
 local function on_control(control)
   local line, err = control:receive("*l")
