@@ -39,11 +39,11 @@ static void on_janitor(struct timer *timer)
     uint64_t now_ms = loop_now(pg->loop);
     list_each (node, &pg->ops)
         pg_op_expire(container_of(node, struct pg_op, all), now_ms);
-    pg_pool_tick(pg, now_ms);
+    pg_grow_tick(pg, now_ms);
     pg_mark_dirty(pg);
-    if (!list_is_empty(&pg->ops) || pg_pool_is_pending(pg))
+    if (!list_is_empty(&pg->ops) || pg_grow_is_pending(pg))
         pg_arm_janitor(pg);
-    else if (pg_pool_can_spare(pg) && !timer_is_armed(&pg->janitor)) {
+    else if (pg_grow_can_spare(pg) && !timer_is_armed(&pg->janitor)) {
         pg->is_dozing = true;
         timer_arm(pg->loop, &pg->janitor, now_ms + PG_IDLE_TICK_MS, on_janitor);
     }

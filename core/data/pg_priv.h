@@ -4,7 +4,8 @@
  *   pg_op.c    one call from creation to its completion
  *   pg_session.c  one libpq connection: resolve → connect → ready → lost
  *   pg_wire.c  the pipeline of one connection: what is sent, and which result belongs to what
- *   pg_pool.c  which connection a call gets: shared lanes, exclusive ones, back-off
+ *   pg_pool.c  which connection a call gets: shared lanes, exclusive ones
+ *   pg_grow.c  how many connections there are: on demand, back-off, idle and silent ones
  *   pg_settle.c  what a finished or lost group means for its calls: deliver, fail, run again
  *   pg_tx.c    transactions
  *   pg_listen.c  LISTEN, on a connection of its own
@@ -276,15 +277,21 @@ void pg_pool_push(struct pg *pg, struct pg_op *op);       /* queue by op->lane; 
 void pg_pool_push_front(struct pg *pg, struct pg_op *op); /* runs again */
 void pg_pool_drop(struct pg_op *op);                      /* QUEUED: out of where it waits */
 void pg_pool_flush(struct pg *pg);                        /* the turn hook's work */
-void pg_pool_grow(struct pg *pg);
-void pg_pool_tick(struct pg *pg, uint64_t now_ms);
-void pg_pool_on_connected(struct pg_session *conn);
-void pg_pool_on_connect_failed(struct pg_session *conn, const struct err *err);
-void pg_pool_release(struct pg_session *conn); /* exclusive: its owner is done with it */
-void pg_pool_cancel(struct pg_session *conn);  /* stop what its backend does (T20) */
+void pg_pool_release(struct pg_session *conn);            /* exclusive: its owner is done with it */
+void pg_pool_cancel(struct pg_session *conn);             /* stop what its backend does (T20) */
 unsigned pg_pool_n_open(const struct pg *pg);
-bool pg_pool_is_pending(const struct pg *pg); /* janitor must look again */
-bool pg_pool_can_spare(const struct pg *pg);  /* … though only for connections that are idle too long */
+struct pg_session *pg_pool_least_loaded(const struct pg_lane *lane); /* that can take a call; NULL: none */
+void pg_pool_rest(struct pg_session *conn);                          /* exclusive: ready for whoever comes */
+void pg_pool_fail_waiting(struct pg *pg, const struct err *err);     /* everyone who waits for a connection */
+
+/* ---- growth ---------------------------------------------------------------------------------------------- */
+
+void pg_grow_flush(struct pg *pg);                 /* opens what the queues want */
+void pg_grow_tick(struct pg *pg, uint64_t now_ms); /* the janitor's part: silent, idle, too late */
+void pg_grow_on_connected(struct pg_session *conn);
+void pg_grow_on_connect_failed(struct pg_session *conn, const struct err *err);
+bool pg_grow_is_pending(const struct pg *pg); /* janitor must look again */
+bool pg_grow_can_spare(const struct pg *pg);  /* … though only for connections that are idle too long */
 
 /* ---- settle ---------------------------------------------------------------------------------------------- */
 

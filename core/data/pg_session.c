@@ -111,7 +111,7 @@ void pg_session_lose(struct pg_session *conn, const struct err *err)
         pg_listen_on_lost(conn->pg);
     conn_clear(conn);
     if (!was_open) {
-        pg_pool_on_connect_failed(conn, &why);
+        pg_grow_on_connect_failed(conn, &why);
         return;
     }
     if (why.code == ERR_CANCELLED) { /* closed by us: tainted, or everything is */
@@ -199,7 +199,7 @@ static void on_ready(struct pg_session *conn)
     conn->state = PG_SESSION_READY;
     conn->due_ms = 0;
     conn->heard_ms = loop_now(conn->pg->loop);
-    pg_pool_on_connected(conn);
+    pg_grow_on_connected(conn);
 }
 
 /* ---- connecting ---------------------------------------------------------------------------------------------- */

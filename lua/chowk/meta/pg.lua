@@ -81,6 +81,20 @@ function pg.jsonb(value) end
 ---@return chowk.raw
 function pg.page(sql, options, ...) end
 
+---@class chowk.pg.stats
+---@field open integer connections
+---@field idle integer of them
+---@field in_flight integer calls
+---@field waiting integer calls without a connection
+---@field queries integer
+---@field errors integer
+---@field reconnects integer
+---@field waits integer[] waits[i]: calls that waited for a connection less than 2^(i-1) ms, and at least half of that
+
+---What the connections of this worker do; nil: no PostgreSQL is configured. Does not yield.
+---@return chowk.pg.stats?
+function pg.stats() end
+
 ---@class chowk.pg.listen_options
 ---@field queue? integer notifications kept while nobody takes them, 1000; more drop all of them, and are a gap
 ---@field gap? fun() called when notifications may have been missed: look at the tables again
