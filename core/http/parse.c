@@ -17,9 +17,11 @@ static enum http_close limit_fault(const struct http_scan *scan, size_t end, con
 {
     if (scan->n_lines == 0)
         return end - scan->line > limits->max_line + 1 ? HTTP_CLOSE_LINE_TOO_LONG : HTTP_CLOSE_NONE;
-    if (end - scan->head > limits->max_header_bytes)
-        return HTTP_CLOSE_HEADER_BYTES;
-    return scan->n_lines - 1 > limits->max_headers ? HTTP_CLOSE_HEADER_COUNT : HTTP_CLOSE_NONE;
+    /* Count first: a new line is one too many from its first byte, and the verdict must not hang on how many of its
+     * bytes came along. */
+    if (scan->n_lines - 1 > limits->max_headers)
+        return HTTP_CLOSE_HEADER_COUNT;
+    return end - scan->head > limits->max_header_bytes ? HTTP_CLOSE_HEADER_BYTES : HTTP_CLOSE_NONE;
 }
 
 enum status http_scan_head(struct http_scan *scan, struct slice bytes, const struct http_scan_limits *limits,
