@@ -224,7 +224,7 @@ static void scan_next(struct scanner *s)
     } else if (is_word_start((unsigned char)*s->pos)) {
         s->token = scan_word(s);
     } else if (is_digit((unsigned char)*s->pos)) {
-        while (s->pos < s->end && (is_word((unsigned char)*s->pos) || *s->pos == '.'))
+        while (s->pos < s->end && *s->pos != '$' && (is_word((unsigned char)*s->pos) || *s->pos == '.'))
             s->pos++;
         s->token = TOKEN_LITERAL;
     } else {

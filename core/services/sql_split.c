@@ -31,8 +31,8 @@ static bool starts_with(const struct scan *scan, const char *text)
 
 static void skip_line_comment(struct scan *scan)
 {
-    const char *newline = memchr(scan->at, '\n', (size_t)(scan->end - scan->at));
-    scan->at = newline ? newline + 1 : scan->end;
+    while (scan->at < scan->end && *scan->at != '\n' && *scan->at != '\r') /* PostgreSQL ends it at either */
+        scan->at++;
 }
 
 static void skip_block_comment(struct scan *scan)
@@ -113,6 +113,13 @@ static void skip_word(struct scan *scan)
         note_word(scan, word);
 }
 
+/* With letters that follow, which PostgreSQL calls junk: 1e'x' must not look like E'x'. But 1$$x$$ is two tokens. */
+static void skip_number(struct scan *scan)
+{
+    while (scan->at < scan->end && *scan->at != '$' && (is_word(*scan->at) || *scan->at == '.'))
+        scan->at++;
+}
+
 /* One token; blanks and comments count as tokens. */
 static void skip_token(struct scan *scan)
 {
@@ -127,6 +134,8 @@ static void skip_token(struct scan *scan)
         skip_dollar(scan);
     else if (is_word_start(c))
         skip_word(scan);
+    else if (isdigit((unsigned char)c))
+        skip_number(scan);
     else {
         scan->parens += c == '(' ? 1 : c == ')' && scan->parens > 0 ? -1 : 0;
         scan->at++;
