@@ -146,6 +146,8 @@ void crypto_base64(struct slice data, bool url, struct buf *out)
     const char *digits = url ? url_alphabet : alphabet;
     const unsigned char *p = bytes_of(data);
     CHECK(data.len < SIZE_MAX / 2);
+    if (data.len == 0)
+        return;
     char *to = buf_reserve(out, (data.len + 2) / 3 * 4), *first = to;
     size_t left = data.len;
     for (; left >= 3; left -= 3, p += 3) {
