@@ -14,6 +14,7 @@ DEPS_BUILD := gcc libc6-dev make pkg-config libluajit2-5.1-dev luajit2 libuv1-de
 DEPS_RUN   := postgresql-15 redis-server
 DEPS_TEST  := pgbouncer libcmocka-dev lua-busted lua-check lua-socket lua-dkjson openssl libasan8 libubsan1 curl procps
 DEPS_LINT  := clang-format
+DEPS_FUZZ  := clang libclang-rt-14-dev
 DEPS_BENCH := wrk nginx-light libnginx-mod-http-lua lua-nginx-redis lua-cjson nodejs npm postgresql-15 redis-server
 
 PKGS    := luajit libuv libpq hiredis openssl
@@ -37,8 +38,11 @@ MAINOBJ := $(BUILD)/core/server/main.o
 LIB     := $(BUILD)/libchowk.a
 UNIT    := $(sort $(wildcard tests/unit/*/*_test.c))
 UNITBIN := $(UNIT:tests/unit/%.c=$(BUILD)/unit/%)
+FUZZ    := $(sort $(wildcard tests/fuzz/*_fuzz.c))
+FUZZBIN := $(FUZZ:tests/fuzz/%.c=$(BUILD)/fuzzers/%)
+REPLAY  := $(FUZZ:tests/fuzz/%.c=$(BUILD)/replay/%)
 
-.PHONY: all deps deps-bench run test unit spec wire lint format headers layers asan install clean clean-data bench help
+.PHONY: all deps deps-bench deps-fuzz run test units unit spec wire replays fuzzers fuzz lint format headers layers asan install clean clean-data bench help
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/chowk
@@ -48,6 +52,7 @@ help:
 	@echo 'make run        build, start a private PostgreSQL and Redis, serve the shop on http://127.0.0.1:8080'
 	@echo 'make test       units, specs, wire dialogues and faults; ends with "N passed, N failed"'
 	@echo 'make asan       the same under AddressSanitizer and UBSan'
+	@echo 'make fuzz       looks for inputs that break a parser, FUZZ_SECONDS=20 each; TARGETS="json head" picks some'
 	@echo 'make lint       formatting, luacheck, include layers, self-contained headers'
 	@echo 'make format     rewrite C sources with clang-format'
 	@echo 'make bench      figures beside the peers (installs them); writes tests/bench/RESULTS.md'
@@ -61,6 +66,9 @@ deps:
 
 deps-bench: deps
 	@tests/deps.sh $(DEPS_BENCH)
+
+deps-fuzz: deps
+	@tests/deps.sh $(DEPS_FUZZ)
 
 # ---- build ------------------------------------------------------------------------------------------------
 $(BUILD)/chowk: $(MAINOBJ) $(LIB)
@@ -91,7 +99,18 @@ $(BUILD)/unit/%: tests/unit/%.c $(LIB)
 	$(if $(Q),@echo '  UNIT  $@')
 	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) -Itests/unit $(LDFLAGS_ALL) -o $@ $< $(LIB) $(PKG_LIBS) -lcmocka
 
--include $(OBJ:.o=.d) $(UNITBIN:%=%.d)
+# One source, two drivers: libFuzzer looks for inputs, replay.c plays those that are kept.
+$(BUILD)/fuzzers/%: tests/fuzz/%.c $(LIB)
+	$(if $(Q),@echo '  FUZZ  $@')
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) -Itests/fuzz $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $< $(LIB) $(PKG_LIBS)
+
+$(BUILD)/replay/%: tests/fuzz/%.c $(BUILD)/tests/fuzz/replay.o $(LIB)
+	$(if $(Q),@echo '  REPLAY $@')
+	$(Q)mkdir -p $(@D) && $(CC) $(CFLAGS_ALL) -Itests/fuzz $(LDFLAGS_ALL) -o $@ $< $(BUILD)/tests/fuzz/replay.o $(LIB) $(PKG_LIBS)
+
+.SECONDARY: $(BUILD)/tests/fuzz/replay.o
+
+-include $(OBJ:.o=.d) $(UNITBIN:%=%.d) $(FUZZBIN:%=%.d) $(REPLAY:%=%.d) $(BUILD)/tests/fuzz/replay.d
 
 # ---- run and prove ----------------------------------------------------------------------------------------
 run: deps
@@ -99,10 +118,12 @@ run: deps
 	@$(BUILD)/chowk dev
 
 test: deps
-	@$(MAKE) --no-print-directory all units
-	@BUILD=$(BUILD) tests/run.sh unit lint spec wire
+	@$(MAKE) --no-print-directory all units replays
+	@BUILD=$(BUILD) tests/run.sh unit fuzz lint spec wire
 
 units: $(UNITBIN)
+replays: $(REPLAY)
+fuzzers: $(FUZZBIN)
 unit: all units
 	@BUILD=$(BUILD) tests/run.sh unit
 spec: all
@@ -111,14 +132,20 @@ wire: all
 	@BUILD=$(BUILD) tests/run.sh wire
 
 asan: deps
-	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS='-O1 -g -fno-omit-frame-pointer' SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' all units
-	@BUILD=build/asan tests/run.sh unit spec wire
+	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS='-O1 -g -fno-omit-frame-pointer' SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' all units replays
+	@BUILD=build/asan tests/run.sh unit fuzz spec wire
+
+# clang 14 does not say __SANITIZE_ADDRESS__, by which the free lists turn themselves off.
+fuzz: deps-fuzz
+	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang CFLAGS='-O1 -g -fno-omit-frame-pointer -D__SANITIZE_ADDRESS__=1' \
+	  SAN='-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all' fuzzers
+	@BUILD=build/fuzz tests/fuzz/run.sh $(TARGETS)
 
 lint: layers headers
-	@clang-format --dry-run -Werror $(SRC) $(HDR) $(UNIT)
+	@clang-format --dry-run -Werror $(SRC) $(HDR) $(UNIT) $(wildcard tests/fuzz/*.[ch])
 	@luacheck -q lua spec examples conf tests core
 format:
-	@clang-format -i $(SRC) $(HDR) $(UNIT)
+	@clang-format -i $(SRC) $(HDR) $(UNIT) $(wildcard tests/fuzz/*.[ch])
 layers:
 	@tests/layers.sh
 headers:

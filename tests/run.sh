@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs the kinds of tests named as arguments (unit lint spec wire) against a private PostgreSQL and Redis, shows each suite as it
-# ends, and closes with one line: N passed, N failed. Every suite speaks TAP; one that dies without saying why counts as failed.
+# Runs the kinds of tests named as arguments (unit fuzz lint spec wire) against a private PostgreSQL and Redis, shows each
+# suite as it ends, and closes with one line: N passed, N failed. Every suite speaks TAP; one that dies without saying why counts as failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 export BUILD=${BUILD:-build}
@@ -38,6 +38,14 @@ run_unit() {
   for test in tests/unit/*/*_test.c; do
     test=${test#tests/unit/}
     suite "unit/${test%_test.c}" env CMOCKA_MESSAGE_OUTPUT=TAP "$BUILD/unit/${test%.c}"
+  done
+}
+# The fuzzers' corpora through the fuzzers' targets, without a fuzzer (tests/fuzz/replay.c).
+run_fuzz() {
+  local target
+  for target in tests/fuzz/*_fuzz.c; do
+    target=${target#tests/fuzz/} target=${target%_fuzz.c}
+    suite "fuzz/$target" "$BUILD/replay/${target}_fuzz" tests/fuzz/corpus/"$target"/*
   done
 }
 run_lint() { suite lint bash -c 'if make --no-print-directory lint; then echo "ok 1 - lint"; else echo "not ok 1 - lint"; fi'; }
