@@ -195,13 +195,25 @@ static enum token scan_dollar(struct scanner *s)
     return TOKEN_PARAM;
 }
 
+/* A string that goes on in the next line (SQL's quote continuation) goes on with its escapes. */
+static void skip_escape_string(struct scanner *s)
+{
+    do {
+        skip_quoted(s, '\'', true);
+        skip_blank(s);
+    } while (s->pos < s->end && *s->pos == '\'');
+}
+
 static enum token scan_word(struct scanner *s)
 {
     const char *start = s->pos;
     while (s->pos < s->end && is_word((unsigned char)*s->pos))
         s->pos++;
     if (s->pos - start == 1 && s->pos < s->end && *s->pos == '\'' && strchr("eEbBxXnN", *start)) {
-        skip_quoted(s, '\'', *start == 'e' || *start == 'E');
+        if (*start == 'e' || *start == 'E')
+            skip_escape_string(s);
+        else
+            skip_quoted(s, '\'', false);
         return TOKEN_LITERAL;
     }
     return TOKEN_WORD;

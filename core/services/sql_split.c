@@ -101,6 +101,30 @@ static void note_word(struct scan *scan, struct slice word)
         scan->begins--;
 }
 
+/* Blanks and comments. */
+static void skip_space(struct scan *scan)
+{
+    while (scan->at < scan->end) {
+        if (starts_with(scan, "--"))
+            skip_line_comment(scan);
+        else if (starts_with(scan, "/*"))
+            skip_block_comment(scan);
+        else if (isspace((unsigned char)*scan->at))
+            scan->at++;
+        else
+            return;
+    }
+}
+
+/* A string that goes on in the next line (SQL's quote continuation) goes on with its escapes. */
+static void skip_escape_string(struct scan *scan)
+{
+    do {
+        skip_quoted(scan, true);
+        skip_space(scan);
+    } while (scan->at < scan->end && *scan->at == '\'');
+}
+
 static void skip_word(struct scan *scan)
 {
     const char *start = scan->at;
@@ -108,7 +132,7 @@ static void skip_word(struct scan *scan)
         scan->at++;
     struct slice word = slice_of(start, (size_t)(scan->at - start));
     if (scan->at < scan->end && *scan->at == '\'' && slice_ieq(word, SLICE("E")))
-        skip_quoted(scan, true);
+        skip_escape_string(scan);
     else
         note_word(scan, word);
 }
@@ -155,16 +179,8 @@ static void skip_blank(struct scan *scan)
 {
     if (starts_with(scan, "\xef\xbb\xbf"))
         scan->at += 3;
-    while (scan->at < scan->end) {
-        if (starts_with(scan, "--"))
-            skip_line_comment(scan);
-        else if (starts_with(scan, "/*"))
-            skip_block_comment(scan);
-        else if (isspace((unsigned char)*scan->at) || *scan->at == ';')
-            scan->at++;
-        else
-            return;
-    }
+    for (skip_space(scan); scan->at < scan->end && *scan->at == ';'; skip_space(scan))
+        scan->at++;
 }
 
 bool sql_split_next(struct sql_split *split, struct sql_statement *out)

@@ -67,6 +67,7 @@ static const struct {
     {"SELECT pg_advisory_lock(1)", PG_CLASS_REFUSED, 0},
     {"SELECT PG_TRY_ADVISORY_LOCK (1)", PG_CLASS_REFUSED, 0},
     {"SELECT \"pg_advisory_unlock_all\"()", PG_CLASS_REFUSED, 0},
+    {"SELECT E'a'\n'\\'', pg_advisory_lock(1) --'", PG_CLASS_REFUSED, 0}, /* the string ends before the comma */
     {"SELECT pg_advisory_xact_lock(1)", PG_CLASS_READ, 0},
     {"SELECT set_config('a', 'b', false)", PG_CLASS_REFUSED, 0},
     {"SELECT set_config('a', 'true', $1)", PG_CLASS_REFUSED, 1},

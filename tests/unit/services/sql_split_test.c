@@ -48,6 +48,7 @@ static void respects_quotes(void **state)
     CHECK_SPLIT("SELECT 'a;''b;', \"x;\"\"y\"; SELECT 2", {1, "SELECT 'a;''b;', \"x;\"\"y\""}, {1, "SELECT 2"});
     CHECK_SPLIT("SELECT E'it\\'s; ok'; SELECT 'back\\'; SELECT 3", {1, "SELECT E'it\\'s; ok'"}, {1, "SELECT 'back\\'"},
                 {1, "SELECT 3"});
+    CHECK_SPLIT("SELECT E'a'\n'\\'; b' ; X", {1, "SELECT E'a'\n'\\'; b' "}, {2, "X"}); /* goes on in the next line */
     CHECK_SPLIT("SELECT E'a''b\\';c'; X", {1, "SELECT E'a''b\\';c'"}, {1, "X"});
     CHECK_SPLIT("SELECT '--'; SELECT '/*'; SELECT 3", {1, "SELECT '--'"}, {1, "SELECT '/*'"}, {1, "SELECT 3"});
 }
