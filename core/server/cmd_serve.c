@@ -29,6 +29,8 @@ int cmd_serve(struct cli_args *args)
     int code = CLI_FAILED;
     if (app_open(&app, args->argc ? args->argv[0] : NULL, false, NULL, &err) == OK) {
         config_log_open(app.config, NULL);
+        if (app_has_migrations(&app) && !config_is_set(app.config, CONFIG_PG_URL))
+            log_error("no database: set DATABASE_URL or pg.url");
         struct serve serve = {.config = app.config, .started_ms = started_ms};
         code = master_run(&(struct master_opts){.config = app.config, .on_ready = on_ready, .data = &serve}, &err);
     }
