@@ -44,9 +44,11 @@ static enum http_close step_size(struct http_chunk_reader *reader, char c)
 
 static enum http_close expect_lf(struct http_chunk_reader *reader, char c, enum chunk_state next)
 {
+    if (c != '\n')
+        return HTTP_CLOSE_BAD_CHUNK;
     reader->state = (uint8_t)next;
     reader->n_digits = 0;
-    return c == '\n' ? HTTP_CLOSE_NONE : HTTP_CLOSE_BAD_CHUNK;
+    return HTTP_CLOSE_NONE;
 }
 
 static enum http_close step_trailer(struct http_chunk_reader *reader, char c)
