@@ -67,7 +67,7 @@ static void skip_quoted(struct scan *scan, bool has_backslashes)
     scan->at += scan->at < scan->end;
 }
 
-/* At a '$': skips $tag$ … $tag$; a lone $ or $1 is one character. */
+/* At a '$': skips $tag$ … $tag$; a lone $ or $1 is one token. */
 static void skip_dollar(struct scan *scan)
 {
     const char *tag = scan->at, *p = scan->at + 1;
@@ -75,7 +75,8 @@ static void skip_dollar(struct scan *scan)
         while (p < scan->end && is_word(*p) && *p != '$')
             p++;
     if (p >= scan->end || *p != '$') {
-        scan->at++;
+        for (scan->at++; scan->at < scan->end && isdigit((unsigned char)*scan->at);)
+            scan->at++;
         return;
     }
     size_t tag_len = (size_t)(p + 1 - tag);
