@@ -66,7 +66,10 @@ static void check_framing(const struct http_head *head)
     for (size_t i = 0; i < head->n_headers; i++) {
         const struct http_header *header = &head->headers[i];
         n_hosts += slice_ieq(header->name, SLICE("host"));
-        n_codings += slice_ieq(header->name, SLICE("transfer-encoding"));
+        if (slice_ieq(header->name, SLICE("transfer-encoding"))) {
+            n_codings++;
+            CHECK(slice_ieq(header->value, SLICE("chunked")));
+        }
         if (!slice_ieq(header->name, SLICE("content-length")))
             continue;
         int64_t length;

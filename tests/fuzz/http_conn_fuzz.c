@@ -15,6 +15,7 @@
 #define MAX_INPUT 8192 /* the socket pair must take it at once */
 #define MAX_PIECES 16
 #define MAX_HELD 512
+#define MAX_BODY 600
 
 enum { ROUTE_HELLO, ROUTE_ECHO, ROUTE_HOLD, ROUTE_STREAM, ROUTE_SHOW, ROUTE_BIG };
 
@@ -52,6 +53,7 @@ static void on_request(void *data, struct http_request *req)
 {
     static char big[20000];
     (void)data;
+    CHECK(req->body.len <= (req->route->max_body ? req->route->max_body : MAX_BODY));
     n_handled++;
     switch (req->route->handler) {
     case ROUTE_HELLO:
@@ -109,7 +111,7 @@ static void begin(void)
         .router = router,
         .handler = on_request,
         .log = on_log,
-        .limits = {.max_line = 400, .max_header_bytes = 800, .max_headers = 16, .max_body = 600},
+        .limits = {.max_line = 400, .max_header_bytes = 800, .max_headers = 16, .max_body = MAX_BODY},
     });
 }
 
