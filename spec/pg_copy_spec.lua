@@ -33,6 +33,14 @@ routes:get("/writer", {}, function()
   return { n = n, rows = pg.one("SELECT count(*) AS n, sum(n) AS sum, count(DISTINCT t) AS texts FROM numbers") }
 end)
 
+routes:get("/busy", { deadline = "5s" }, function() -- a writer that is never made to wait by the server
+  local n, chunk = 0, ("1\tx\n"):rep(10000)
+  pg.copy_in("COPY nothing FROM STDIN", function(w)
+    while n < 2e8 do w:write(chunk) n = n + #chunk end
+  end)
+end)
+routes:get("/quick", {}, function() return { ok = true } end)
+
 routes:get("/csv", {}, function()
   local n = pg.copy_in("COPY numbers FROM STDIN WITH (FORMAT csv)", function(w) w:write('900001,"a ""b"""\n') end)
   return { n = n, t = pg.value("SELECT t FROM numbers WHERE n = 900001"),
@@ -137,6 +145,20 @@ describe("COPY", function()
     local j = get("/writer")
     assert.equal(200002, j.n)
     assert.same({ n = 200002, sum = 200002 * 200003 / 2, texts = 200002 }, j.rows)
+  end)
+
+  it("lets others have their turn", function()
+    s:exec("CREATE TABLE nothing (n int, t text)")
+    s:exec("CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    s:exec("CREATE TRIGGER skip BEFORE INSERT ON nothing FOR EACH ROW EXECUTE FUNCTION skip()")
+    local busy = assert(socket.connect("127.0.0.1", s.port))
+    busy:send("GET /busy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    server.eventually("the COPY runs", function() return s:sql(COPIES)[1].n == 1 end)
+    get("/quick")
+    assert.equal(1, s:sql(COPIES)[1].n)   -- still at it
+    busy:setoption("linger", { on = true, timeout = 0 })
+    busy:close()
+    is_free()
   end)
 
   it("writes other formats as bytes only", function()

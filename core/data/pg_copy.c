@@ -19,7 +19,11 @@
 #define PG_COPY_MAGIC 0x9061a907u
 #define STOPPED "chowk stopped this COPY"
 
-enum { READ_CHUNK = 32 * 1024 };
+enum {
+    READ_CHUNK = 32 * 1024,
+    WRITE_TURN =
+        256 * 1024 /* taken in one turn of the loop: everybody else, and the server's error, want to be heard */
+};
 
 enum copy_state {
     COPY_QUEUED, /* waits for a connection */
@@ -45,6 +49,7 @@ struct pg_copy {
     int n_columns;
     int64_t n_rows;
     size_t n_partial_bytes; /* out: read without having made a row */
+    size_t n_turn_bytes;    /* in: written since the loop last turned */
     bool is_out, is_waiting, is_orphan, is_end_sent;
     char sql[];
 };
@@ -368,12 +373,14 @@ enum status pg_copy_write(struct pg_copy *copy, struct slice bytes, uint64_t dea
     if (is_open && !copy->conn->is_doomed) {
         int rc = PQflush(copy->conn->pq);
         pg_session_check_socket(copy->conn);
-        if (rc == 0)
+        copy->n_turn_bytes += bytes.len;
+        if (rc == 0 && copy->n_turn_bytes < WRITE_TURN)
             return OK;
     }
+    copy->n_turn_bytes = 0;
     start_wait(copy, deadline_ms); /* also for the error that is on its way */
-    if (!copy->conn->is_doomed)
-        watch(copy);
+    if (copy->conn->poll)
+        poll_set(copy->conn->poll, POLL_READ | POLL_WRITE); /* writable: it goes on */
     return AGAIN;
 }
 
