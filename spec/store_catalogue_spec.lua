@@ -100,10 +100,16 @@ describe("the catalogue", function()
     assert.equal(404, s:get("/api/products/mug%ff").status)
   end)
 
-  it("takes any number for a cursor's key", function()
-    for _, sort in ipairs { "newest", "rating", "price_asc", "price_desc" } do
+  it("tells a cursor of another order, and one made up", function()
+    local sorts = { "newest", "rating", "price_asc", "price_desc" }
+    for _, sort in ipairs(sorts) do
+      local cursor = s:get("/api/products?limit=5&sort=" .. sort).json.next_cursor
+      for _, other in ipairs(sorts) do
+        local answer = s:get(("/api/products?limit=5&sort=%s&cursor=%s"):format(other, cursor))
+        assert.equal(other == sort and 200 or 422, answer.status, sort .. " " .. other)
+      end
       local path = ("/api/products?sort=%s&cursor=%s.9999999999999999.9999999999999999"):format(sort, sort)
-      assert.equal(200, s:get(path).status, sort)
+      assert.equal("invalid_cursor", s:get(path).json.code, sort)
     end
   end)
 
