@@ -32,7 +32,7 @@ int json_utf8_step(const char *p, const char *end)
 
 bool json_is_utf8(struct slice text)
 {
-    const char *p = text.ptr, *end = text.ptr + text.len;
+    const char *p = text.ptr, *end = text.len ? text.ptr + text.len : text.ptr;
     while (p < end) {
         int step = (unsigned char)*p < 0x80 ? 1 : json_utf8_step(p, end);
         if (step < 0)
