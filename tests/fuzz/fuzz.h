@@ -47,3 +47,25 @@ static inline bool fuzz_same(const struct buf *a, const struct buf *b)
 {
     return slice_eq(buf_as_slice(a), buf_as_slice(b));
 }
+
+/* By decoding, unlike the core's own check. */
+static inline bool fuzz_is_utf8(struct slice text)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    for (size_t i = 0; i < text.len;) {
+        unsigned char lead = (unsigned char)text.ptr[i];
+        size_t len = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : lead >> 3 == 30 ? 4 : 0;
+        if (len == 0 || len > text.len - i)
+            return false;
+        uint32_t code = len == 1 ? lead : lead & (0x7Fu >> len);
+        for (size_t k = 1; k < len; k++) {
+            if (((unsigned char)text.ptr[i + k] & 0xC0) != 0x80)
+                return false;
+            code = code << 6 | ((unsigned char)text.ptr[i + k] & 0x3F);
+        }
+        if (code < least[len] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF))
+            return false;
+        i += len;
+    }
+    return true;
+}

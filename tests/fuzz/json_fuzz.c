@@ -37,28 +37,6 @@ static void begin_item(struct record *r)
     r->needs_comma = true;
 }
 
-/* By decoding, unlike the reader's own check. */
-static bool is_utf8(struct slice text)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    for (size_t i = 0; i < text.len;) {
-        unsigned char lead = (unsigned char)text.ptr[i];
-        size_t len = lead < 0x80 ? 1 : lead >> 5 == 6 ? 2 : lead >> 4 == 14 ? 3 : lead >> 3 == 30 ? 4 : 0;
-        if (len == 0 || len > text.len - i)
-            return false;
-        uint32_t code = len == 1 ? lead : lead & (0x7Fu >> len);
-        for (size_t k = 1; k < len; k++) {
-            if (((unsigned char)text.ptr[i + k] & 0xC0) != 0x80)
-                return false;
-            code = code << 6 | ((unsigned char)text.ptr[i + k] & 0x3F);
-        }
-        if (code < least[len] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF))
-            return false;
-        i += len;
-    }
-    return true;
-}
-
 static bool on_null(void *data)
 {
     struct record *r = data;
@@ -89,7 +67,7 @@ static bool on_number(void *data, double value)
 static bool on_string(void *data, struct slice value)
 {
     struct record *r = data;
-    CHECK(is_utf8(value));
+    CHECK(fuzz_is_utf8(value));
     begin_item(r);
     json_write_string(&r->text, value);
     r->n_children[r->depth]++;
@@ -99,7 +77,7 @@ static bool on_string(void *data, struct slice value)
 static bool on_key(void *data, struct slice name)
 {
     struct record *r = data;
-    CHECK(is_utf8(name));
+    CHECK(fuzz_is_utf8(name));
     for (const struct key *key = r->keys[r->depth]; key; key = key->next)
         CHECK(!slice_eq(key->name, name));
     struct key *key = arena_alloc(&r->arena, sizeof *key);
