@@ -363,8 +363,9 @@ static void test_cancel_through_a_pooler(void **state)
 {
     (void)state;
     struct box box;
+    enum { N_CANCELS = 6 };
     open_pg((struct pg_opts){.transaction_pooling = true});
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_CANCELS; i++) {
         struct pg_tx *tx = pg_tx_begin(pg, &(struct pg_tx_opts){0});
         struct pg_call call = call_of(&box, "SELECT pg_sleep(29)");
         struct pg_op *op = pg_tx_query(tx, &call);
@@ -374,8 +375,9 @@ static void test_cancel_through_a_pooler(void **state)
         turn_until(is_quiet, 20000);
         assert_int_equal(run("SELECT 1").code, ERR_NONE);
     }
-    /* Freed long before 29 s, each time. A cancel that loses its race closes the connection instead: as good. */
-    assert_true(stats_now().reconnects <= 3);
+    /* A request that loses its race with the statement closes the connection instead, which frees the backend as well;
+     * without requests every round would end so. */
+    assert_true(stats_now().reconnects < N_CANCELS);
 }
 
 #define LIVE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)

@@ -201,6 +201,8 @@ static void test_pg_share(void **state)
     assert_int_equal(share.read, 2);
     assert_int_equal(share.write, 4);
     assert_int_equal(share.tx, 24);
+    assert_int_equal(config_pg_share(config, 1, &share, &err), OK);
+    assert_int_equal(share.tx, 24); /* more would not commit faster */
     assert_int_equal(config_pg_share(config, 4, &share, &err), OK);
     assert_int_equal(share.read + share.write + share.tx, 15); /* 60 of PostgreSQL's 100 */
     assert_int_equal(config_pg_share(config, 200, &share, &err), OK);
