@@ -76,12 +76,17 @@ static enum status open_redis(struct host *host, const struct host_opts *opts, s
     return host->redis ? OK : err_prefix(err, "redis.url");
 }
 
+static int segment_fd(const struct host_opts *opts, enum segment segment)
+{
+    return opts->segments ? opts->segments->fds[segment] : -1;
+}
+
 static enum status open_seq(struct host *host, const struct host_opts *opts, struct err *err)
 {
     struct seq_opts seq = {.loop = host->loop,
                            .pg = host->pg,
                            .config_json = opts->config_json,
-                           .segment_fd = opts->seq_fd > 0 ? opts->seq_fd : -1};
+                           .segment_fd = segment_fd(opts, SEGMENT_SEQ)};
     host->seq = seq_new(&seq, err);
     return host->seq ? OK : err_prefix(err, "seq");
 }

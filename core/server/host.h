@@ -5,15 +5,16 @@
 
 #include "script/vm.h"
 #include "server/config.h"
+#include "server/segments.h"
 
 struct host_opts {
-    const struct config *config; /* borrowed for the host's life */
-    struct slice config_json;    /* borrowed as well */
-    int bundle_fd;               /* borrowed for the call */
-    int seq_fd;                  /* seq_segment_create, shared with the other workers; 0: none. Borrowed for the call */
-    int worker_id;               /* 0-based; -1: not a worker */
-    unsigned n_workers;          /* they share pg.pool_size */
-    bool has_services;           /* connects to PostgreSQL and Redis; false: loads only */
+    const struct config *config;     /* borrowed for the host's life */
+    struct slice config_json;        /* borrowed as well */
+    int bundle_fd;                   /* borrowed for the call */
+    const struct segments *segments; /* shared with the other workers; NULL: none. Borrowed for the call */
+    int worker_id;                   /* 0-based; -1: not a worker */
+    unsigned n_workers;              /* they share pg.pool_size */
+    bool has_services;               /* connects to PostgreSQL and Redis; false: loads only */
 };
 
 struct host { /* read its fields; host_open and host_close write them */

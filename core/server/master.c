@@ -21,11 +21,11 @@
 #include "server/listen.h"
 #include "server/run_dir.h"
 #include "server/supervisor.h"
-#include "services/seq.h"
 
 struct master {
     const struct master_opts *opts;
-    int lock_fd, bundle_fd, config_fd, seq_fd;
+    int lock_fd, bundle_fd, config_fd;
+    struct segments segments;
     struct listen_set listeners;
     struct loop *loop;
     struct signal_watch *watches[4];
@@ -115,8 +115,7 @@ static enum status open_master(struct master *master, struct err *err)
     master->config_fd = seal_config(config, err);
     if (master->config_fd < 0)
         return ERR;
-    master->seq_fd = seq_segment_create(err);
-    if (master->seq_fd < 0)
+    if (segments_create(&master->segments, config, err) != OK)
         return ERR;
     master->loop = loop_new();
     struct supervisor_opts opts = {.loop = master->loop,
@@ -124,7 +123,7 @@ static enum status open_master(struct master *master, struct err *err)
                                    .listeners = master->listeners.fds,
                                    .config_fd = master->config_fd,
                                    .bundle_fd = master->bundle_fd,
-                                   .seq_fd = master->seq_fd,
+                                   .segments = &master->segments,
                                    .drain_ms = (uint32_t)config_number(config, CONFIG_DRAIN),
                                    .on_up = on_up,
                                    .on_down = on_down,
@@ -153,7 +152,7 @@ static void close_master(struct master *master)
         loop_run(master->loop); /* until the last handle has closed */
         loop_free(master->loop);
     }
-    close_fd(master->seq_fd);
+    segments_close(&master->segments);
     close_fd(master->config_fd);
     close_fd(master->bundle_fd);
     listen_close(&master->listeners);
@@ -162,7 +161,8 @@ static void close_master(struct master *master)
 
 int master_run(const struct master_opts *opts, struct err *err)
 {
-    struct master master = {.opts = opts, .lock_fd = -1, .bundle_fd = -1, .config_fd = -1, .seq_fd = -1, .err = err};
+    struct master master = {
+        .opts = opts, .lock_fd = -1, .bundle_fd = -1, .config_fd = -1, .segments = SEGMENTS_NONE, .err = err};
     signal(SIGPIPE, SIG_IGN);
     if (open_master(&master, err) != OK) {
         master.exit_code = 1;

@@ -10,7 +10,7 @@
 
 #include "base/err.h"
 
-enum { SPAWN_FIRST_FD = 3, SPAWN_MAX_FDS = 8 };
+enum { SPAWN_FIRST_FD = 3, SPAWN_MAX_FDS = 24 };
 
 struct spawn_opts {
     const char *const *argv; /* argv[0] is what ps shows; ends with NULL */

@@ -166,7 +166,8 @@ static enum status spawn_worker(struct slot *slot, struct err *err)
     snprintf(id, sizeof(id), "%u", slot->id);
     snprintf(n_workers, sizeof(n_workers), "%u", opts->n_workers);
     const char *argv[] = {"chowk", WORKER_ROLE, id, n_workers, NULL};
-    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, opts->bundle_fd, opts->listeners[slot->id], opts->seq_fd};
+    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, opts->bundle_fd, opts->listeners[slot->id]};
+    memcpy(&fds[WORKER_SEGMENTS - SPAWN_FIRST_FD], opts->segments->fds, sizeof(opts->segments->fds));
     pid_t pid = spawn_self(&(struct spawn_opts){.argv = argv, .fds = fds, .n_fds = WORKER_N_FDS}, err);
     close(pair[1]);
     if (pid < 0) {

@@ -5,15 +5,16 @@
 
 #include "base/err.h"
 #include "net/loop.h"
+#include "server/segments.h"
 
 struct supervisor;
 
 struct supervisor_opts {
     struct loop *loop;
     unsigned n_workers;
-    const int *listeners;      /* one per worker; borrowed for the supervisor's life, like the next three */
-    int config_fd, bundle_fd;  /* what every worker gets */
-    int seq_fd;                /* … shared memory of leased numbers (services/seq.h) */
+    const int *listeners;     /* one per worker; borrowed for the supervisor's life, like all that follow */
+    int config_fd, bundle_fd; /* what every worker gets */
+    const struct segments *segments;
     uint32_t drain_ms;         /* what workers allow themselves; stragglers are killed a little later */
     void (*on_up)(void *data); /* every worker has been ready once */
     void (*on_down)(void *data, const char *why); /* no worker is left: why is NULL after supervisor_stop, else the

@@ -229,10 +229,13 @@ static enum status open_worker(struct worker *worker, int id, unsigned n_workers
         return ERR;
     snprintf(worker->name, sizeof(worker->name), "worker %d", id);
     config_log_open(worker->config, worker->name);
+    struct segments segments;
+    for (int i = 0; i < N_SEGMENTS; i++)
+        segments.fds[i] = WORKER_SEGMENTS + i;
     struct host_opts opts = {.config = worker->config,
                              .config_json = worker->snapshot.bytes,
                              .bundle_fd = WORKER_BUNDLE,
-                             .seq_fd = WORKER_SEQ,
+                             .segments = &segments,
                              .worker_id = id,
                              .n_workers = n_workers,
                              .has_services = true};
@@ -240,7 +243,7 @@ static enum status open_worker(struct worker *worker, int id, unsigned n_workers
         return ERR;
     close(WORKER_CONFIG);
     close(WORKER_BUNDLE);
-    close(WORKER_SEQ);
+    segments_close(&segments);
     worker->term = signal_watch_new(worker->host.loop, SIGTERM, on_term, worker);
     worker->control = poll_new(worker->host.loop, WORKER_CONTROL, on_control, worker);
     poll_set(worker->control, POLL_READ);

@@ -1,6 +1,7 @@
 /* One worker process: serves requests on the listener it was given until it is told to drain, then exits 0. */
 #pragma once
 
+#include "server/segments.h"
 #include "server/spawn.h"
 
 /* The descriptors of a worker, in the order in which spawn_opts.fds hands them over. */
@@ -9,8 +10,8 @@ enum worker_fd {
     WORKER_CONFIG,
     WORKER_BUNDLE,
     WORKER_LISTENER,
-    WORKER_SEQ,
-    WORKER_FD_END
+    WORKER_SEGMENTS, /* … one descriptor for each enum segment */
+    WORKER_FD_END = WORKER_SEGMENTS + N_SEGMENTS
 };
 enum { WORKER_N_FDS = WORKER_FD_END - SPAWN_FIRST_FD };
 

@@ -88,6 +88,7 @@ struct rig {
     struct timer later;
     char dir[32];
     int null_fd, listeners[2];
+    struct segments segments;
     int n_up, n_down;
     char why[2048];
     void (*on_up)(struct rig *rig);
@@ -123,13 +124,15 @@ static void run(struct rig *rig, const char *part, void (*then)(struct rig *rig)
     setenv("CHOWK_TEST_WORKER", part, 1);
     rig->null_fd = open("/dev/null", O_RDWR); /* not CLOEXEC: must not reach a worker all the same */
     rig->listeners[0] = rig->listeners[1] = rig->null_fd;
+    for (int i = 0; i < N_SEGMENTS; i++)
+        rig->segments.fds[i] = rig->null_fd;
     rig->child = signal_watch_new(rig->loop, SIGCHLD, on_child, rig);
     struct supervisor_opts opts = {.loop = rig->loop,
                                    .n_workers = 2,
                                    .listeners = rig->listeners,
                                    .config_fd = rig->null_fd,
                                    .bundle_fd = rig->null_fd,
-                                   .seq_fd = rig->null_fd,
+                                   .segments = &rig->segments,
                                    .on_up = on_up,
                                    .on_down = on_down,
                                    .data = rig};

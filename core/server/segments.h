@@ -1,0 +1,20 @@
+/* The shared memory of one server: a memfd for each service that its workers share, made by the master, mapped by the
+ * workers, handed on by an upgrade. A new one is a row in `rows` (segments.c) and a name here. */
+#pragma once
+
+#include "server/config.h"
+
+enum segment {
+    SEGMENT_SEQ, /* leased numbers: services/seq.h */
+    N_SEGMENTS
+};
+
+struct segments {
+    int fds[N_SEGMENTS]; /* -1 = not there */
+};
+
+#define SEGMENTS_NONE ((struct segments){.fds = {[0 ... N_SEGMENTS - 1] = -1}})
+
+/* Creates those that are not there yet. ERR: those that were made stay; close them. */
+enum status segments_create(struct segments *segments, const struct config *config, struct err *err) MUST_CHECK;
+void segments_close(struct segments *segments);
