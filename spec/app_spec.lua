@@ -78,6 +78,17 @@ describe("chowk.app", function()
     assert.truthy(s:log():find("attempt to index local 'x' (a nil value)", 1, true))
   end)
 
+  it("shows a browser what failed, in development", function()
+    local a = s:get("/bug", { headers = { Accept = "text/html", Authorization = "Bearer sesame" } })
+    assert.equal(500, a.status)
+    assert.equal("text/html; charset=utf-8", a.headers["content-type"])
+    assert.truthy(a.body:find("attempt to index local 'x' (a nil value)", 1, true))
+    assert.truthy(a.body:find("<span class=here>", 1, true)) -- the source line
+    assert.falsy(a.body:find("sesame", 1, true))
+    a = s:get("/fail", { headers = { Accept = "text/html" } }) -- an answer, not a mistake
+    assert.equal("application/problem+json", a.headers["content-type"])
+  end)
+
   it("lets calls wait inside a user's coroutine", function()
     assert.equal("[1,2,3]", s:get("/user-coroutine").body)
     assert.equal('["a","b"]', s:get("/all").body)

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "http/response.h"
 #include "script/call.h"
+#include "script/error_page.h"
 #include "script/lx.h"
 #include "script/vm_priv.h"
 
@@ -254,6 +255,26 @@ static void add_member(struct buf *extra, const char *name, const char *text)
     json_write_string(extra, slice_str(text));
 }
 
+/* In development, to a browser. False: the problem document it is. */
+static bool answer_page(struct call *call, int status, const char *title, struct slice message, const char *trace)
+{
+    static const struct http_header headers[] = {
+        {SLICE("Cache-Control"), SLICE("no-store")},
+        {SLICE("Content-Security-Policy"), SLICE("default-src 'none'; style-src 'unsafe-inline'")}};
+    if (!call->vm->env->development || !error_page_is_wanted(call->req))
+        return false;
+    struct buf *buf = http_body_buf(call->req);
+    struct error_page page = {.title = title, .message = message, .trace = trace, .req = call->req};
+    error_page_write(&page, buf);
+    call_unlink(call);
+    struct http_answer answer = {.status = status,
+                                 .content_type = SLICE("text/html; charset=utf-8"),
+                                 .headers = headers,
+                                 .n_headers = ARRAY_LEN(headers)};
+    http_respond(call->req, &answer, http_body_slice(buf));
+    return true;
+}
+
 /* A bug in Lua code: 500 with an id that the log has too. */
 static void answer_bug(struct call *call, struct slice message, const char *trace)
 {
@@ -262,6 +283,8 @@ static void answer_bug(struct call *call, struct slice message, const char *trac
     crypto_random(random, sizeof random);
     crypto_hex(slice_of((const char *)random, sizeof random), id);
     log_failure(call, LOG_ERROR, "Lua error", message, trace, id);
+    if (answer_page(call, 500, "Lua error", message, trace))
+        return;
     struct buf *extra = vm_text(call->vm);
     bool is_open = call->vm->env->development;
     add_member(extra, "error_id", id);
@@ -329,6 +352,8 @@ static void answer_failure(struct call *call, const struct err *err, const char 
     }
     if (!call->is_gone)
         log_failure(call, status >= 500 ? LOG_WARN : LOG_INFO, "request failed", slice_str(text), NULL, NULL);
+    if (status >= 500 && answer_page(call, status, "Request failed", slice_str(text), trace))
+        return;
     const char *code = status == 409 ? "conflict" : err_code_name(err->code);
     struct slice detail = call->vm->env->development ? slice_str(err->message) : SLICE("");
     call_unlink(call);

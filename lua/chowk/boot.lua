@@ -77,7 +77,10 @@ end
 
 local freeze_globals
 app_env, freeze_globals = sandbox.build(app_require)
-for _, name in ipairs { "string", "table", "math", "os", "coroutine" } do modules[name] = app_env[name] end
+-- The last four are there only if the configuration allows them.
+for _, name in ipairs { "string", "table", "math", "os", "coroutine", "io", "debug", "jit", "ffi" } do
+  modules[name] = app_env[name]
+end
 
 local boot = {}
 

@@ -1,6 +1,8 @@
 -- What application code can reach (TRAPS T22): a pick of Lua's globals, in frozen tables. Without: bytecode, ffi,
 -- debug, io, jit, package, setfenv, os.execute and its like. A write to a global is an error with its line once loading
 -- is over. Frozen tables stay the same tables, so that identity comparisons hold; their contents move behind __index.
+-- What `sandbox.allow` in the configuration names is given back: the operator's decision, not the application's.
+local config = require "chowk.core.config"
 local core = require "chowk.core.vm"
 local log = require "chowk.core.log"
 local raise = require "chowk.raise"
@@ -69,6 +71,23 @@ local function copy(lib)
   return out
 end
 
+-- ---- what the configuration may give back ---------------------------------------------------------------------
+
+local GRANTABLE = { io = io, os = os, debug = debug, jit = jit, ffi = require "ffi" }
+
+local function grant(globals, name)
+  local library, member = name:match("^(%w+)%.(%w+)$")
+  library = library or name
+  local source = GRANTABLE[library]
+  if not source or member and source[member] == nil then
+    error(('sandbox.allow: there is no "%s" to allow: io, os, debug, jit, ffi, or a part as in "io.open"')
+      :format(name), 0)
+  end
+  local given = globals[library] or {}
+  for key, value in pairs(member and { [member] = source[member] } or source) do given[key] = value end
+  globals[library] = given
+end
+
 -- Text only, and in the application's environment unless it gives its own.
 local function loaders(env)
   local function app_load(chunk, name, mode, chunk_env)
@@ -80,7 +99,7 @@ local function loaders(env)
   return app_load, function(chunk, name) return app_load(chunk, name) end
 end
 
---- Builds the application's environment.
+--- Builds the application's environment. Raises if `sandbox.allow` names what is not there.
 -- @param require function  the application's require
 -- @return env table, freeze function (call it when loading is over)
 function M.build(require)
@@ -94,7 +113,10 @@ function M.build(require)
   globals.table = M.freeze(copy(table), "table")
   globals.math = M.freeze(copy(math), "math")
   globals.bit = M.freeze(copy(bit), "bit")
-  globals.os = M.freeze(pick(os, "clock date difftime time"), "os")
+  globals.os = pick(os, "clock date difftime time")
+  local allowed = config.read()["sandbox.allow"]
+  for _, name in ipairs(type(allowed) == "table" and allowed or {}) do grant(globals, name) end
+  for library in pairs(GRANTABLE) do globals[library] = M.freeze(globals[library], library) end
   globals.coroutine = M.freeze(co, "coroutine")
 
   local is_open = true
