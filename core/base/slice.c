@@ -108,9 +108,9 @@ static inline uint64_t load_tail(const char *p, size_t len) /* len < 8 */
     return word;
 }
 
-uint64_t slice_hash(struct slice s)
+uint64_t slice_hash_keyed(struct slice s, const uint64_t key[2])
 {
-    const uint64_t k0 = hash_key(0), k1 = hash_key(1);
+    const uint64_t k0 = key[0], k1 = key[1];
     uint64_t hash = k0 ^ mix(s.len ^ k1, k0);
     const char *p = s.ptr;
     size_t left = s.len;
@@ -121,4 +121,9 @@ uint64_t slice_hash(struct slice s)
     else if (left > 0)
         hash = mix(load_tail(p, left) ^ k1, k0 ^ hash);
     return mix(hash ^ k1, k0);
+}
+
+uint64_t slice_hash(struct slice s)
+{
+    return slice_hash_keyed(s, (const uint64_t[2]){hash_key(0), hash_key(1)});
 }

@@ -34,3 +34,5 @@ struct slice slice_trim(struct slice s); /* without leading and trailing space a
 /* Whole slice as a decimal integer within min..max; false (and *out untouched) otherwise. */
 bool slice_to_int(struct slice s, int64_t min, int64_t max, int64_t *out) MUST_CHECK;
 uint64_t slice_hash(struct slice s); /* keyed per process, so peers cannot aim collisions */
+/* The same with a key of the caller's, drawn at random: for tables that several processes share. */
+uint64_t slice_hash_keyed(struct slice s, const uint64_t key[2]);
