@@ -5,7 +5,8 @@
 #include "server/config.h"
 
 enum segment {
-    SEGMENT_SEQ, /* leased numbers: services/seq.h */
+    SEGMENT_SEQ,        /* leased numbers: services/seq.h */
+    SEGMENT_SCOREBOARD, /* who runs what: server/scoreboard.h; never handed on */
     N_SEGMENTS
 };
 
