@@ -351,7 +351,7 @@ static enum status check_pg_share(const struct config *config, struct err *err)
 {
     struct config_pg_share share;
     struct err why = {0};
-    if (config_pg_share(config, config_workers(config), &share, &why) == OK)
+    if (config_pg_share(config, config_workers(config) + config_job_workers(config), &share, &why) == OK)
         return OK;
     return fail_at(config, CONFIG_PG_POOL_SIZE, err, why.message);
 }
@@ -505,6 +505,11 @@ unsigned config_workers(const struct config *config)
     if (n == 0)
         n = cores();
     return n > 256 ? 256 : (unsigned)n;
+}
+
+unsigned config_job_workers(const struct config *config)
+{
+    return config_is_set(config, CONFIG_PG_URL) ? (unsigned)config_number(config, CONFIG_JOBS_WORKERS) : 0;
 }
 
 /* ---- PostgreSQL connections --------------------------------------------------------------------------------- */

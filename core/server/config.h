@@ -100,6 +100,8 @@ void config_where(const struct config *config, enum config_key key, struct buf *
 
 /* Workers to run: the key, or one per core this process may use. */
 unsigned config_workers(const struct config *config);
+/* Processes that run jobs: none without PostgreSQL, which is where jobs are. */
+unsigned config_job_workers(const struct config *config);
 
 /* Connections of one worker, from pg.pool_size (a budget of the machine) and the explicit keys. ERR: the budget gives
  * some worker no connection for reads, writes or transactions. */

@@ -26,7 +26,7 @@ static enum status open_pg(struct host *host, const struct host_opts *opts, stru
     struct config_pg_share share;
     if (!config_is_set(config, CONFIG_PG_URL))
         return OK;
-    if (config_pg_share(config, opts->n_workers, &share, err) != OK)
+    if (config_pg_share(config, opts->n_processes, &share, err) != OK)
         return err_prefix(err, "pg.pool_size");
     struct pg_opts pg = {.loop = host->loop,
                          .names = host->names,

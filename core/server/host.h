@@ -13,7 +13,7 @@ struct host_opts {
     int bundle_fd;                   /* borrowed for the call */
     const struct segments *segments; /* shared with the other workers; NULL: none. Borrowed for the call */
     int worker_id;                   /* 0-based; -1: not a worker */
-    unsigned n_workers;              /* they share pg.pool_size */
+    unsigned n_processes;            /* workers and job workers: they share pg.pool_size */
     bool has_services;               /* connects to PostgreSQL and Redis; false: loads only */
 };
 

@@ -15,7 +15,7 @@ enum status loaded_open(struct loaded *loaded, const struct app *app, bool has_s
                              .config_json = buf_as_slice(&loaded->json),
                              .bundle_fd = bundle_fd,
                              .worker_id = -1,
-                             .n_workers = config_workers(app->config),
+                             .n_processes = config_workers(app->config) + config_job_workers(app->config),
                              .has_services = has_services};
     enum status status = host_open(&loaded->host, &opts, err);
     close(bundle_fd);

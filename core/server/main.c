@@ -1,4 +1,4 @@
-/* One binary, several roles: the command line, and the worker that a master starts from itself. */
+/* One binary, several roles: the command line, and the workers that a master starts from itself. */
 #include <string.h>
 #include <sys/prctl.h>
 
@@ -8,7 +8,7 @@
 int main(int argc, char **argv)
 {
     prctl(PR_SET_NAME, "chowk"); /* a worker is started from /proc/self/exe: top would call it "exe" */
-    if (argc > 1 && strcmp(argv[1], WORKER_ROLE) == 0)
+    if (argc > 1 && (strcmp(argv[1], WORKER_ROLE) == 0 || strcmp(argv[1], WORKER_ROLE_JOBS) == 0))
         return worker_main(argc, argv);
     return cli_main(argc, argv);
 }

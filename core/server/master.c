@@ -120,6 +120,7 @@ static enum status open_master(struct master *master, struct err *err)
     master->loop = loop_new();
     struct supervisor_opts opts = {.loop = master->loop,
                                    .n_workers = n_workers,
+                                   .n_job_workers = config_job_workers(config),
                                    .listeners = master->listeners.fds,
                                    .config_fd = master->config_fd,
                                    .bundle_fd = master->bundle_fd,

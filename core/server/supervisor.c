@@ -34,9 +34,10 @@ enum slot_state { SLOT_DOWN, SLOT_STARTING, SLOT_READY, SLOT_FAILED, SLOT_GONE }
 struct slot {
     struct supervisor *supervisor;
     enum slot_state state;
-    unsigned id;
-    pid_t pid;   /* 0 = no process */
-    int control; /* -1 = closed */
+    unsigned id;      /* of its role, from 0 */
+    const char *role; /* "worker", or "jobs": no listener, serves nobody */
+    pid_t pid;        /* 0 = no process */
+    int control;      /* -1 = closed */
     struct poll *poll;
     struct timer restart;
     struct respawn respawn;
@@ -56,17 +57,37 @@ struct supervisor {
 
 static void start_slot(struct slot *slot);
 
+/* Workers first, then job workers. */
+static unsigned n_slots(const struct supervisor *supervisor)
+{
+    return supervisor->opts.n_workers + supervisor->opts.n_job_workers;
+}
+
+static bool is_job_worker(const struct slot *slot)
+{
+    return slot >= slot->supervisor->slots + slot->supervisor->opts.n_workers;
+}
+
 static unsigned count(const struct supervisor *supervisor, enum slot_state state)
 {
     unsigned n = 0;
-    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+    for (unsigned i = 0; i < n_slots(supervisor); i++)
         n += supervisor->slots[i].state == state;
     return n;
 }
 
+/* No slot is left that would serve. */
+static bool has_failed(const struct supervisor *supervisor)
+{
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+        if (supervisor->slots[i].state != SLOT_FAILED)
+            return false;
+    return true;
+}
+
 static void check_down(struct supervisor *supervisor)
 {
-    if (supervisor->is_down || count(supervisor, SLOT_GONE) < supervisor->opts.n_workers)
+    if (supervisor->is_down || count(supervisor, SLOT_GONE) < n_slots(supervisor))
         return;
     supervisor->is_down = true;
     timer_stop(supervisor->opts.loop, &supervisor->kill);
@@ -90,12 +111,12 @@ static void on_ready(struct slot *slot, uint32_t took_ms)
         return;
     slot->state = SLOT_READY;
     slot->is_lent = false;
-    log_debug("worker ready", LOG_I("worker", slot->id), LOG_I("pid", slot->pid), LOG_I("ms", took_ms));
+    log_debug("worker ready", LOG_I(slot->role, slot->id), LOG_I("pid", slot->pid), LOG_I("ms", took_ms));
     if (supervisor->is_up) {
-        log_info("worker is back", LOG_I("worker", slot->id), LOG_I("pid", slot->pid));
+        log_info("worker is back", LOG_I(slot->role, slot->id), LOG_I("pid", slot->pid));
         return;
     }
-    if (count(supervisor, SLOT_READY) < supervisor->opts.n_workers)
+    if (count(supervisor, SLOT_READY) < n_slots(supervisor))
         return;
     supervisor->is_up = true;
     supervisor->opts.on_up(supervisor->opts.data);
@@ -162,13 +183,17 @@ static enum status spawn_worker(struct slot *slot, struct err *err)
     int pair[2];
     if (control_pair(pair, err) != OK)
         return ERR;
-    char id[16], n_workers[16];
+    char id[16], n_processes[16];
     snprintf(id, sizeof(id), "%u", slot->id);
-    snprintf(n_workers, sizeof(n_workers), "%u", opts->n_workers);
-    const char *argv[] = {"chowk", WORKER_ROLE, id, n_workers, NULL};
-    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, opts->bundle_fd, opts->listeners[slot->id]};
+    snprintf(n_processes, sizeof(n_processes), "%u", n_slots(slot->supervisor));
+    const char *argv[] = {"chowk", is_job_worker(slot) ? WORKER_ROLE_JOBS : WORKER_ROLE, id, n_processes, NULL};
+    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, opts->bundle_fd}, n_fds = WORKER_N_FDS;
     memcpy(&fds[WORKER_SEGMENTS - SPAWN_FIRST_FD], opts->segments->fds, sizeof(opts->segments->fds));
-    pid_t pid = spawn_self(&(struct spawn_opts){.argv = argv, .fds = fds, .n_fds = WORKER_N_FDS}, err);
+    if (is_job_worker(slot))
+        n_fds--; /* no listener, which is the last */
+    else
+        fds[WORKER_LISTENER - SPAWN_FIRST_FD] = opts->listeners[slot->id];
+    pid_t pid = spawn_self(&(struct spawn_opts){.argv = argv, .fds = fds, .n_fds = n_fds}, err);
     close(pair[1]);
     if (pid < 0) {
         close(pair[0]);
@@ -202,10 +227,10 @@ static void describe_death(const struct slot *slot, int status, char *out, size_
     if (slot->why[0])
         snprintf(out, size, "%s", slot->why);
     else if (WIFSIGNALED(status))
-        snprintf(out, size, "worker %u was ended by signal %d (%s)", slot->id, WTERMSIG(status),
+        snprintf(out, size, "%s %u was ended by signal %d (%s)", slot->role, slot->id, WTERMSIG(status),
                  strsignal(WTERMSIG(status)));
     else
-        snprintf(out, size, "worker %u exited with status %d", slot->id, WEXITSTATUS(status));
+        snprintf(out, size, "%s %u exited with status %d", slot->role, slot->id, WEXITSTATUS(status));
 }
 
 /* T12: what waits at a listener nobody accepts from hangs, so a ready sibling takes it over too. It keeps it: two
@@ -213,6 +238,8 @@ static void describe_death(const struct slot *slot, int status, char *out, size_
 static void lend_listener(struct slot *slot)
 {
     struct supervisor *supervisor = slot->supervisor;
+    if (is_job_worker(slot))
+        return;
     for (unsigned i = 1; i < supervisor->opts.n_workers && !slot->is_lent; i++) {
         struct slot *sibling = &supervisor->slots[(slot->id + i) % supervisor->opts.n_workers];
         if (sibling->state != SLOT_READY || sibling->control < 0)
@@ -228,14 +255,14 @@ static void respawn_later(struct slot *slot, const char *why)
     int delay_ms = respawn_on_death(&slot->respawn, clock_ms() - slot->started_ms);
     if (delay_ms < 0) {
         slot->state = SLOT_FAILED;
-        log_error("worker crash loop: it is not started again", LOG_I("worker", slot->id), LOG_S("why", why));
-        if (count(supervisor, SLOT_FAILED) == supervisor->opts.n_workers)
+        log_error("worker crash loop: it is not started again", LOG_I(slot->role, slot->id), LOG_S("why", why));
+        if (has_failed(supervisor))
             fail(supervisor, why);
         else
             lend_listener(slot);
         return;
     }
-    log_error("worker died", LOG_I("worker", slot->id), LOG_S("why", why), LOG_I("restart_in_ms", delay_ms));
+    log_error("worker died", LOG_I(slot->role, slot->id), LOG_S("why", why), LOG_I("restart_in_ms", delay_ms));
     slot->state = SLOT_DOWN;
     if (delay_ms > 0)
         lend_listener(slot);
@@ -256,7 +283,7 @@ static void on_death(struct slot *slot, int status)
         if (!supervisor->is_stopping)
             fail(supervisor, why);
         else if (was_ready && status != 0 && !supervisor->is_killed)
-            log_warn("worker did not stop cleanly", LOG_I("worker", slot->id), LOG_S("why", why));
+            log_warn("worker did not stop cleanly", LOG_I(slot->role, slot->id), LOG_S("why", why));
         check_down(supervisor);
         return;
     }
@@ -265,7 +292,7 @@ static void on_death(struct slot *slot, int status)
 
 void supervisor_reap(struct supervisor *supervisor)
 {
-    for (unsigned i = 0; i < supervisor->opts.n_workers; i++) {
+    for (unsigned i = 0; i < n_slots(supervisor); i++) {
         struct slot *slot = &supervisor->slots[i];
         int status;
         if (slot->pid > 0 && waitpid(slot->pid, &status, WNOHANG) == slot->pid)
@@ -280,9 +307,14 @@ struct supervisor *supervisor_new(const struct supervisor_opts *opts)
     struct supervisor *supervisor = xalloc(sizeof(*supervisor));
     supervisor->magic = SUPERVISOR_MAGIC;
     supervisor->opts = *opts;
-    supervisor->slots = xalloc(opts->n_workers * sizeof(struct slot));
-    for (unsigned i = 0; i < opts->n_workers; i++)
-        supervisor->slots[i] = (struct slot){.supervisor = supervisor, .id = i, .control = -1};
+    supervisor->slots = xalloc(n_slots(supervisor) * sizeof(struct slot));
+    for (unsigned i = 0; i < n_slots(supervisor); i++) {
+        bool is_jobs = i >= opts->n_workers;
+        supervisor->slots[i] = (struct slot){.supervisor = supervisor,
+                                             .id = is_jobs ? i - opts->n_workers : i,
+                                             .role = is_jobs ? "jobs" : "worker",
+                                             .control = -1};
+    }
     return supervisor;
 }
 
@@ -290,7 +322,7 @@ void supervisor_free(struct supervisor *supervisor)
 {
     CHECK_OBJ(supervisor, SUPERVISOR_MAGIC);
     timer_stop(supervisor->opts.loop, &supervisor->kill);
-    for (unsigned i = 0; i < supervisor->opts.n_workers; i++) {
+    for (unsigned i = 0; i < n_slots(supervisor); i++) {
         CHECK(supervisor->slots[i].pid == 0);
         timer_stop(supervisor->opts.loop, &supervisor->slots[i].restart);
         close_control(&supervisor->slots[i]);
@@ -302,7 +334,7 @@ void supervisor_free(struct supervisor *supervisor)
 
 void supervisor_start(struct supervisor *supervisor)
 {
-    for (unsigned i = 0; i < supervisor->opts.n_workers && !supervisor->is_stopping; i++)
+    for (unsigned i = 0; i < n_slots(supervisor) && !supervisor->is_stopping; i++)
         start_slot(&supervisor->slots[i]);
 }
 
@@ -341,7 +373,7 @@ void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms)
     supervisor->is_stopping = true;
     uint64_t kill_in_ms = (uint64_t)lame_duck_ms + supervisor->opts.drain_ms + KILL_AFTER_MS;
     timer_arm(supervisor->opts.loop, &supervisor->kill, loop_now(supervisor->opts.loop) + kill_in_ms, on_kill);
-    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+    for (unsigned i = 0; i < n_slots(supervisor); i++)
         stop_slot(&supervisor->slots[i], lame_duck_ms);
     check_down(supervisor);
 }
@@ -349,7 +381,7 @@ void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms)
 void supervisor_kill(struct supervisor *supervisor)
 {
     supervisor->is_killed = true;
-    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+    for (unsigned i = 0; i < n_slots(supervisor); i++)
         if (supervisor->slots[i].pid > 0)
             kill(supervisor->slots[i].pid, SIGKILL);
 }

@@ -1,6 +1,6 @@
-/* Keeps the workers of one master alive: starts them, hears their control messages, reaps and respawns them with
- * back-off (respawn.h), has siblings accept for the ones that are gone (T12), and stops them all. One slot per
- * worker; a slot is in exactly one state (supervisor.c). Runs on the master's loop. */
+/* Keeps the workers and job workers of one master alive: starts them, hears their control messages, reaps and respawns
+ * them with back-off (respawn.h), has siblings accept for the ones that are gone (T12), and stops them all. One slot
+ * per worker; a slot is in exactly one state (supervisor.c). Runs on the master's loop. */
 #pragma once
 
 #include "base/err.h"
@@ -11,8 +11,9 @@ struct supervisor;
 
 struct supervisor_opts {
     struct loop *loop;
-    unsigned n_workers;
-    const int *listeners;     /* one per worker; borrowed for the supervisor's life, like all that follow */
+    unsigned n_workers, n_job_workers;
+    const int
+        *listeners; /* one per worker, none for job workers; borrowed for the supervisor's life, like all that follow */
     int config_fd, bundle_fd; /* what every worker gets */
     const struct segments *segments;
     uint32_t drain_ms;         /* what workers allow themselves; stragglers are killed a little later */

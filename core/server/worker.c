@@ -1,4 +1,5 @@
-/* A worker's life: descriptors and configuration in → host → HTTP server → "ready" → serve → drain → exit.
+/* A worker's life: descriptors and configuration in → host → HTTP server → "ready" → serve → drain → exit. A job worker
+ * lives the same life with jobs in the HTTP server's place.
  *
  * It owns no decision about processes: the master says when to drain, and its death says so too. It opens no file of
  * the application (code comes from the bundle, configuration from the snapshot), so a respawn at night runs what was
@@ -24,12 +25,14 @@
 #include "server/config_log.h"
 #include "server/control.h"
 #include "server/host.h"
+#include "server/job_worker.h"
 
 enum {
     BEAT_MS = 500,
     IDLE_GRACE_MS = 1000, /* how long idle keep-alive connections are still served when draining */
     LISTENERS_MAX = 257,  /* its own and, at worst, all others' */
     SETTLE_MS = 10,       /* between looks at what still runs after the last answer */
+    CUT_MS = 2000,        /* for jobs that were cut to be handed back */
 };
 
 enum stage { SERVING, LAME_DUCK, DRAINING, SETTLING, STOPPED };
@@ -39,7 +42,8 @@ struct worker {
     struct config *config;
     struct shm_map snapshot;
     struct host host;
-    struct http_server *http;
+    struct http_server *http; /* NULL: a job worker */
+    struct job_worker *jobs;  /* NULL: serves requests */
     struct access_log *access_log;
     struct poll *control;
     struct signal_watch *term;
@@ -82,14 +86,32 @@ static void on_drained(void *data)
     arm(worker, &worker->step, 0, on_settle);
 }
 
+static unsigned in_flight(const struct worker *worker)
+{
+    struct http_stats stats;
+    if (worker->jobs)
+        return job_worker_in_flight(worker->jobs);
+    http_server_stats(worker->http, &stats);
+    return (unsigned)stats.in_flight;
+}
+
+static void on_cut(struct timer *timer)
+{
+    finish(container_of(timer, struct worker, deadline));
+}
+
 static void on_deadline(struct timer *timer)
 {
     struct worker *worker = container_of(timer, struct worker, deadline);
-    struct http_stats stats;
-    http_server_stats(worker->http, &stats);
-    log_warn("drain deadline passed: requests in flight are cut", LOG_I("in_flight", (int64_t)stats.in_flight),
-             LOG_I("coroutines", (int64_t)vm_active(worker->host.vm)));
-    finish(worker);
+    log_warn(worker->jobs ? "drain deadline passed: running jobs go back to the queue"
+                          : "drain deadline passed: requests in flight are cut",
+             LOG_I("in_flight", in_flight(worker)), LOG_I("coroutines", (int64_t)vm_active(worker->host.vm)));
+    if (!worker->jobs || worker->stage == SETTLING) {
+        finish(worker);
+        return;
+    }
+    arm(worker, &worker->deadline, CUT_MS, on_cut);
+    job_worker_cut(worker->jobs);
 }
 
 static void start_drain(struct worker *worker)
@@ -98,7 +120,10 @@ static void start_drain(struct worker *worker)
     uint32_t drain_ms = (uint32_t)config_number(worker->config, CONFIG_DRAIN);
     uint32_t grace_ms = config_is_development(worker->config) ? 0 : IDLE_GRACE_MS;
     arm(worker, &worker->deadline, drain_ms, on_deadline);
-    http_server_drain(worker->http, grace_ms < drain_ms ? grace_ms : drain_ms, on_drained, worker);
+    if (worker->jobs)
+        job_worker_drain(worker->jobs, on_drained, worker);
+    else
+        http_server_drain(worker->http, grace_ms < drain_ms ? grace_ms : drain_ms, on_drained, worker);
 }
 
 static void on_lame_duck_end(struct timer *timer)
@@ -112,7 +137,8 @@ static void start_stop(struct worker *worker, uint32_t lame_duck_ms)
         return;
     worker->stage = LAME_DUCK;
     worker->host.env.is_stopping = true;
-    arm(worker, &worker->step, lame_duck_ms, on_lame_duck_end);
+    /* Nobody routes jobs to us: they need no time to learn that we are going. */
+    arm(worker, &worker->step, worker->jobs ? 0 : lame_duck_ms, on_lame_duck_end);
 }
 
 /* ---- the master ---------------------------------------------------------------------------------------------- */
@@ -121,7 +147,7 @@ static void adopt(struct worker *worker, int fd)
 {
     if (fd < 0)
         return;
-    if (worker->stage != SERVING || worker->n_adopted == LISTENERS_MAX) {
+    if (!worker->http || worker->stage != SERVING || worker->n_adopted == LISTENERS_MAX) {
         close(fd);
         return;
     }
@@ -165,9 +191,7 @@ static void on_control(void *data, int events UNUSED)
 static void on_beat(struct timer *timer)
 {
     struct worker *worker = container_of(timer, struct worker, beat);
-    struct http_stats stats;
-    http_server_stats(worker->http, &stats);
-    control_send(WORKER_CONTROL, CONTROL_BEAT, (uint32_t)stats.in_flight, NULL, -1);
+    control_send(WORKER_CONTROL, CONTROL_BEAT, in_flight(worker), NULL, -1);
     arm(worker, &worker->beat, BEAT_MS, on_beat);
 }
 
@@ -220,14 +244,14 @@ static void open_http(struct worker *worker)
 
 /* ---- life ---------------------------------------------------------------------------------------------------- */
 
-static enum status open_worker(struct worker *worker, int id, unsigned n_workers, struct err *err)
+static enum status open_worker(struct worker *worker, bool is_jobs, int id, unsigned n_processes, struct err *err)
 {
     if (shm_open_sealed(WORKER_CONFIG, &worker->snapshot, err) != OK)
         return ERR;
     worker->config = config_read_json(worker->snapshot.bytes, err);
     if (!worker->config)
         return ERR;
-    snprintf(worker->name, sizeof(worker->name), "worker %d", id);
+    snprintf(worker->name, sizeof(worker->name), "%s %d", is_jobs ? "jobs" : "worker", id);
     config_log_open(worker->config, worker->name);
     struct segments segments;
     for (int i = 0; i < N_SEGMENTS; i++)
@@ -237,7 +261,7 @@ static enum status open_worker(struct worker *worker, int id, unsigned n_workers
                              .bundle_fd = WORKER_BUNDLE,
                              .segments = &segments,
                              .worker_id = id,
-                             .n_workers = n_workers,
+                             .n_processes = n_processes,
                              .has_services = true};
     if (host_open(&worker->host, &opts, err) != OK)
         return ERR;
@@ -247,7 +271,10 @@ static enum status open_worker(struct worker *worker, int id, unsigned n_workers
     worker->term = signal_watch_new(worker->host.loop, SIGTERM, on_term, worker);
     worker->control = poll_new(worker->host.loop, WORKER_CONTROL, on_control, worker);
     poll_set(worker->control, POLL_READ);
-    open_http(worker);
+    if (is_jobs)
+        worker->jobs = job_worker_new(&worker->host, worker->config);
+    else
+        open_http(worker);
     return OK;
 }
 
@@ -258,6 +285,7 @@ static void close_worker(struct worker *worker)
         for (size_t i = 0; i < ARRAY_LEN(timers); i++)
             timer_stop(worker->host.loop, timers[i]);
         http_server_free(worker->http);
+        job_worker_free(worker->jobs);
         vm_free(worker->host.vm); /* ends what was cut: those requests are logged too */
         worker->host.vm = NULL;
         access_log_free(worker->access_log);
@@ -276,15 +304,16 @@ int worker_main(int argc, char **argv)
     static struct worker worker; /* one per process; large */
     struct err err = {0};
     uint64_t started_ms = clock_ms();
-    int64_t id, n_workers;
+    int64_t id, n_processes;
     if (argc < 4 || !slice_to_int(slice_str(argv[2]), 0, 255, &id) ||
-        !slice_to_int(slice_str(argv[3]), 1, 256, &n_workers))
+        !slice_to_int(slice_str(argv[3]), 1, 512, &n_processes))
         return 2;
-    for (int fd = SPAWN_FIRST_FD; fd < WORKER_FD_END; fd++)
+    bool is_jobs = strcmp(argv[1], WORKER_ROLE_JOBS) == 0;
+    for (int fd = SPAWN_FIRST_FD; fd < (is_jobs ? WORKER_LISTENER : WORKER_FD_END); fd++)
         if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
             return 2; /* not started by a master */
     signal(SIGPIPE, SIG_IGN);
-    if (open_worker(&worker, (int)id, (unsigned)n_workers, &err) != OK) {
+    if (open_worker(&worker, is_jobs, (int)id, (unsigned)n_processes, &err) != OK) {
         control_send(WORKER_CONTROL, CONTROL_FAIL, 0, err.message, -1);
         close_worker(&worker);
         return 1;

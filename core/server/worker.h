@@ -1,4 +1,5 @@
-/* One worker process: serves requests on the listener it was given until it is told to drain, then exits 0. */
+/* One worker process: serves requests on the listener it was given, or runs jobs (server/job_worker.h), until it is
+ * told to drain, then exits 0. */
 #pragma once
 
 #include "server/segments.h"
@@ -9,12 +10,14 @@ enum worker_fd {
     WORKER_CONTROL = SPAWN_FIRST_FD,
     WORKER_CONFIG,
     WORKER_BUNDLE,
-    WORKER_LISTENER,
-    WORKER_SEGMENTS, /* … one descriptor for each enum segment */
-    WORKER_FD_END = WORKER_SEGMENTS + N_SEGMENTS
+    WORKER_SEGMENTS,                                /* … one descriptor for each enum segment */
+    WORKER_LISTENER = WORKER_SEGMENTS + N_SEGMENTS, /* the last: job workers have none */
+    WORKER_FD_END
 };
 enum { WORKER_N_FDS = WORKER_FD_END - SPAWN_FIRST_FD };
 
-#define WORKER_ROLE "--worker" /* argv[1]; argv[2] is the worker's number, from 0, argv[3] how many there are */
+/* argv[1]; argv[2] is its number in that role, from 0, argv[3] how many of both there are */
+#define WORKER_ROLE "--worker"
+#define WORKER_ROLE_JOBS "--jobs"
 
 int worker_main(int argc, char **argv); /* the process's exit code */
