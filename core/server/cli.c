@@ -22,6 +22,10 @@ static const struct cli_command commands[] = {
      cmd_check},
     {"routes", "[--dev] [DIR]", "list the routes: method, pattern, where they are declared, summary",
      "  --dev   as `chowk dev` would load it\n", cmd_routes},
+    {"stop", "[--now] [DIR]", "stop the server of the application in DIR, and wait until it is gone",
+     "As TERM does: it turns readiness off, goes on accepting for stop.lame_duck, then finishes what is in flight.\n"
+     "  --now   cut what is in flight\n",
+     cmd_stop},
     {"migrate", "[status | new NAME | --dry-run]", "apply the SQL migrations that are missing",
      "Works on DATABASE_URL or pg.url; without one, on the application's private PostgreSQL, started if need be.\n"
      "  status      list every migration and whether it is applied\n"

@@ -19,6 +19,8 @@
 #include "server/early_stop.h"
 #include "server/host.h"
 #include "server/listen.h"
+#include "server/ops.h"
+#include "server/ops_stop.h"
 #include "server/run_dir.h"
 #include "server/supervisor.h"
 
@@ -30,6 +32,8 @@ struct master {
     struct loop *loop;
     struct signal_watch *watches[4];
     struct supervisor *supervisor;
+    struct ops *ops;
+    struct ops_stop *ops_stop;
     unsigned n_stops;
     struct err *err;
     int exit_code;
@@ -83,21 +87,49 @@ static void on_child(void *data, int signum UNUSED)
         master->opts->on_child(master->opts->data);
 }
 
-static void on_stop(void *data, int signum)
+static void stop(struct master *master, const char *why, bool now)
 {
-    struct master *master = data;
     const struct config *config = master->opts->config;
     master->n_stops++;
-    if (master->n_stops == 1) {
-        log_info("stopping", LOG_S("signal", strsignal(signum)));
+    if (master->n_stops == 1)
+        log_info("stopping", LOG_S("why", why));
+    if (master->n_stops == 1 && !now) {
         supervisor_stop(master->supervisor, (uint32_t)config_number(config, CONFIG_STOP_LAME_DUCK));
     } else {
         log_warn("stopping now");
+        supervisor_stop(master->supervisor, 0);
         supervisor_kill(master->supervisor);
     }
 }
 
+static void on_stop(void *data, int signum)
+{
+    stop(data, strsignal(signum), false);
+}
+
+static void on_ops_stop(void *data, bool now)
+{
+    stop(data, "chowk stop", now);
+}
+
+static unsigned n_workers_alive(void *data)
+{
+    const struct master *master = data;
+    return supervisor_n_alive(master->supervisor);
+}
+
 /* ---- life ---------------------------------------------------------------------------------------------------- */
+
+static enum status open_ops(struct master *master, struct err *err)
+{
+    int fd = ops_listen(config_text(master->opts->config, CONFIG_RUN_DIR), err);
+    if (fd < 0)
+        return ERR;
+    master->ops = ops_new(master->loop, fd);
+    master->ops_stop = ops_stop_new(&(struct ops_stop_opts){
+        .loop = master->loop, .ops = master->ops, .stop = on_ops_stop, .n_workers = n_workers_alive, .data = master});
+    return OK;
+}
 
 static enum status open_master(struct master *master, struct err *err)
 {
@@ -134,7 +166,7 @@ static enum status open_master(struct master *master, struct err *err)
     for (size_t i = 0; i < ARRAY_LEN(stops); i++)
         master->watches[i] = signal_watch_new(master->loop, stops[i], on_stop, master);
     master->watches[3] = signal_watch_new(master->loop, SIGCHLD, on_child, master);
-    return OK;
+    return open_ops(master, err);
 }
 
 static void close_fd(int fd)
@@ -147,6 +179,11 @@ static void close_master(struct master *master)
 {
     if (master->supervisor)
         supervisor_free(master->supervisor);
+    ops_stop_free(master->ops_stop);
+    if (master->ops) {
+        ops_unlink(config_text(master->opts->config, CONFIG_RUN_DIR)); /* while the lock is ours */
+        ops_free(master->ops);
+    }
     if (master->loop) {
         for (size_t i = 0; i < ARRAY_LEN(master->watches); i++)
             signal_watch_free(master->watches[i]);

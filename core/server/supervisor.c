@@ -338,6 +338,14 @@ void supervisor_start(struct supervisor *supervisor)
         start_slot(&supervisor->slots[i]);
 }
 
+unsigned supervisor_n_alive(const struct supervisor *supervisor)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+        n += supervisor->slots[i].pid > 0;
+    return n;
+}
+
 static void on_kill(struct timer *timer)
 {
     struct supervisor *supervisor = container_of(timer, struct supervisor, kill);

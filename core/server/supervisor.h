@@ -27,6 +27,7 @@ struct supervisor *supervisor_new(const struct supervisor_opts *opts); /* return
 void supervisor_free(struct supervisor *supervisor);                   /* all workers must be gone */
 
 void supervisor_start(struct supervisor *supervisor);
-void supervisor_reap(struct supervisor *supervisor); /* on SIGCHLD; looks only at its own children */
+void supervisor_reap(struct supervisor *supervisor);              /* on SIGCHLD; looks only at its own children */
+unsigned supervisor_n_alive(const struct supervisor *supervisor); /* workers that have a process */
 void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms);
 void supervisor_kill(struct supervisor *supervisor); /* now: SIGKILL */
