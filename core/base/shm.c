@@ -119,8 +119,13 @@ static enum status fill_segment(int fd, const struct shm_layout *layout, struct 
     return OK;
 }
 
+static int take_offered(const struct shm_layout *layout);
+
 int shm_create(const struct shm_layout *layout, struct err *err)
 {
+    int offered = take_offered(layout);
+    if (offered >= 0)
+        return offered;
     int fd = memfd_create(layout->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         err_errno(err, errno, "memfd %s", layout->name);
@@ -157,6 +162,41 @@ void shm_detach(struct shm_segment *segment)
     if (segment->body)
         CHECK(munmap(header_of(segment), segment->mapped_len) == 0);
     *segment = (struct shm_segment){0};
+}
+
+/* ---- inherited ones ------------------------------------------------------------------------------------------ */
+
+static struct {
+    int fds[32];
+    size_t len;
+} offered;
+
+void shm_offer(int fd)
+{
+    if (offered.len == ARRAY_LEN(offered.fds))
+        close(fd);
+    else
+        offered.fds[offered.len++] = fd;
+}
+
+void shm_offer_end(void)
+{
+    while (offered.len > 0)
+        close(offered.fds[--offered.len]);
+}
+
+static int take_offered(const struct shm_layout *layout)
+{
+    for (size_t i = 0; i < offered.len; i++) {
+        struct shm_segment segment;
+        int fd = offered.fds[i];
+        if (shm_attach(fd, layout, &segment, NULL) != OK)
+            continue;
+        shm_detach(&segment);
+        offered.fds[i] = offered.fds[--offered.len];
+        return fd;
+    }
+    return -1;
 }
 
 /* ---- locks --------------------------------------------------------------------------------------------------- */

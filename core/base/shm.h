@@ -47,6 +47,11 @@ enum status shm_attach(int fd, const struct shm_layout *layout, struct shm_segme
                        struct err *err) MUST_CHECK;
 void shm_detach(struct shm_segment *segment); /* safe when not attached */
 
+/* A segment inherited from the master that an upgrade replaces: shm_create of exactly its layout returns it instead of
+ * making another. Takes fd. shm_offer_end closes what nobody wanted. */
+void shm_offer(int fd);
+void shm_offer_end(void);
+
 /* ---- locks within a segment ---------------------------------------------------------------------------------- */
 
 /* One part of a segment and who may touch it. Its holder does no system call, allocates nothing, copies at most 4 KiB.

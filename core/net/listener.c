@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/stat.h>
@@ -132,6 +133,25 @@ enum status listener_probe(const struct addr *addr, struct err *err)
     enum status status = bind_socket(fd, addr, false, err);
     close(fd);
     return status;
+}
+
+void listener_refuse_new(int fd)
+{
+    /* What the filter sees begins with the TCP header, whose byte 13 holds the flags. 0 drops, ~0 keeps. */
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x02 /* SYN */, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    struct sock_fprog program = {.len = ARRAY_LEN(code), .filter = code};
+    /* Where filters are not allowed a connection that comes in the last moment may be reset. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+}
+
+void listener_shut(int fd)
+{
+    (void)shutdown(fd, SHUT_RD); /* a listening socket stops listening, and what waits is reset */
 }
 
 /* ---- out of descriptors -------------------------------------------------------------------------------- */

@@ -12,6 +12,11 @@
 int listener_bind(const struct addr *addr, int backlog, bool reuse_port, struct err *err) MUST_CHECK;
 /* T12: a bind without SO_REUSEPORT must succeed, or another server has the port. Closes what it opened. */
 enum status listener_probe(const struct addr *addr, struct err *err) MUST_CHECK;
+/* The way a TCP listening socket ends without a reset for anybody who was let in: first no new connection comes to be
+ * (a filter drops SYNs) while handshakes under way still end in the queue; then, when the queue has been emptied, the
+ * port refuses. For the socket, so for every process that has it. */
+void listener_refuse_new(int fd);
+void listener_shut(int fd);
 
 struct listener;
 typedef void (*listener_fn)(void *data, int fd /* non-blocking, CLOEXEC; now yours */, const struct addr *peer);

@@ -15,23 +15,30 @@ static int create_scoreboard(const struct config *config, struct err *err)
     return scoreboard_segment_create(config_workers(config), err);
 }
 
-/* Returns an owned memfd, or -1. */
-typedef int (*create_fn)(const struct config *config, struct err *err);
+struct row {
+    int (*create)(const struct config *config, struct err *err); /* owned memfd, or -1 */
+    bool is_handed_on; /* an upgrade's new workers share it with the old ones, which still run */
+};
 
-static const create_fn rows[N_SEGMENTS] = {
-    [SEGMENT_SEQ] = create_seq,
-    [SEGMENT_SCOREBOARD] = create_scoreboard,
+static const struct row rows[N_SEGMENTS] = {
+    [SEGMENT_SEQ] = {create_seq, true},
+    [SEGMENT_SCOREBOARD] = {create_scoreboard, false},
 };
 
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)
 {
     for (int i = 0; i < N_SEGMENTS; i++) {
         if (segments->fds[i] < 0)
-            segments->fds[i] = rows[i](config, err);
+            segments->fds[i] = rows[i].create(config, err);
         if (segments->fds[i] < 0)
             return ERR;
     }
     return OK;
+}
+
+bool segments_is_handed_on(enum segment segment)
+{
+    return rows[segment].is_handed_on;
 }
 
 void segments_close(struct segments *segments)

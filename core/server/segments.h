@@ -18,4 +18,7 @@ struct segments {
 
 /* Creates those that are not there yet. ERR: those that were made stay; close them. */
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err) MUST_CHECK;
+/* It goes to the master that replaces this one. What one process at a time may write by its number does not, nor what
+ * only this master's generation means anything to. */
+bool segments_is_handed_on(enum segment segment);
 void segments_close(struct segments *segments);

@@ -30,7 +30,9 @@ NORETURN static void run_child(const struct spawn_opts *opts)
         const char *const *in;
         char *const *out;
     } argv = {.in = opts->argv};
-    execve("/proc/self/exe", argv.out, environ);
+    if (opts->dir && chdir(opts->dir) != 0)
+        _exit(126);
+    execve(opts->path ? opts->path : "/proc/self/exe", argv.out, opts->env ? opts->env : environ);
     _exit(127);
 }
 

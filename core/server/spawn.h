@@ -16,6 +16,9 @@ struct spawn_opts {
     const char *const *argv; /* argv[0] is what ps shows; ends with NULL */
     const int *fds;          /* borrowed; stay open here */
     int n_fds;
+    /* An upgrade alone sets these; NULL: as above, here, and with our environment. */
+    const char *path, *dir;
+    char *const *env;
 };
 
 /* Returns the pid, or -1. A failing exec ends the child with status 127. */

@@ -337,6 +337,26 @@ static void test_waits_for_a_moment(void **state)
     close(fd);
 }
 
+static void test_an_offered_segment_is_taken_if_it_fits(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct shm_layout older = {.name = "chowk-offered", .magic = 7, .version = 1, .size = 100};
+    struct shm_layout newer = {.name = "chowk-offered", .magic = 7, .version = 2, .size = 100};
+    int first = shm_create(&older, &err);
+    shm_offer(first);
+    int second = shm_create(&newer, &err);
+    assert_int_not_equal(second, first);
+    assert_int_equal(shm_create(&older, &err), first);
+    int third = shm_create(&older, &err);
+    assert_int_not_equal(third, first);
+    shm_offer(second);
+    shm_offer_end();
+    assert_int_equal(fcntl(second, F_GETFD), -1);
+    close(first);
+    close(third);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -353,6 +373,7 @@ int main(void)
         cmocka_unit_test(test_dies_within_the_reset),
         cmocka_unit_test(test_lock_of_the_stopped),
         cmocka_unit_test(test_waits_for_a_moment),
+        cmocka_unit_test(test_an_offered_segment_is_taken_if_it_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
