@@ -1,0 +1,257 @@
+/* Which store counts, and what happens when it does not answer: a check goes to shared memory, or to Redis with a short
+ * deadline of its own, and from a silent Redis to the rules' policies. The store's silence is logged once a minute. */
+#include "services/limit.h"
+
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "data/redis.h"
+#include "services/limit_redis.h"
+#include "services/limit_store.h"
+
+#define LIMITS_MAGIC 0x11317001u
+#define CHECK_MAGIC 0x11317002u
+
+enum { REDIS_MS = 250, COMPLAIN_MS = 60000 };
+
+struct limits {
+    unsigned magic;
+    struct limits_opts opts;
+    struct limit_store store;
+    struct redis_script script;
+    struct list checks;
+    uint64_t complained_ms;
+    struct limits_stats stats;
+};
+
+struct limit_check {
+    unsigned magic;
+    struct limits *limits;
+    struct list node;
+    struct redis_op *op;
+    struct limit_call call;
+    struct limit_demand demands[LIMIT_DEMANDS_MAX];
+    char keys[]; /* what the demands' keys borrow */
+};
+
+struct limits *limits_new(const struct limits_opts *opts, struct err *err)
+{
+    struct limits *limits = xalloc(sizeof(*limits));
+    *limits = (struct limits){.magic = LIMITS_MAGIC, .opts = *opts};
+    list_init(&limits->checks);
+    redis_script_create(&limits->script, slice_str(limit_script_source));
+    if (limit_store_open(&limits->store, opts->segment_fd, opts->n_keys, err) == OK)
+        return limits;
+    free(limits);
+    return NULL;
+}
+
+bool limit_is_allowed(const struct limit_verdict *verdicts, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!verdicts[i].is_allowed)
+            return false;
+    return true;
+}
+
+static void count(struct limits *limits, const struct limit_verdict *verdicts, size_t n)
+{
+    limits->stats.n_checks++;
+    limits->stats.n_refused += !limit_is_allowed(verdicts, n);
+}
+
+/* ---- this machine --------------------------------------------------------------------------------------------- */
+
+static void let_pass(const struct limit_rule *rule, struct limit_verdict *verdict)
+{
+    *verdict = (struct limit_verdict){.is_allowed = true, .remaining = rule->limit};
+}
+
+static bool has_policy(const struct limit_call *call, enum limit_policy policy)
+{
+    for (size_t i = 0; i < call->n_demands; i++)
+        if (call->demands[i].rule->policy == policy)
+            return true;
+    return false;
+}
+
+static enum status refuse_closed(struct err *err)
+{
+    return err_set(err, ERR_UNAVAILABLE, "the rate limit's store does not answer");
+}
+
+/* A shard that is not to be had within its 5 ms: the next request will find it again, so only a closed rule minds. */
+static enum status check_here(struct limits *limits, const struct limit_call *call, struct limit_verdict *verdicts,
+                              struct err *err)
+{
+    enum status status =
+        limit_store_check(&limits->store, call->demands, call->n_demands, call->quantity, clock_us(), verdicts);
+    if (status != OK && has_policy(call, LIMIT_CLOSED))
+        return refuse_closed(err);
+    for (size_t i = 0; status != OK && i < call->n_demands; i++)
+        let_pass(call->demands[i].rule, &verdicts[i]);
+    count(limits, verdicts, call->n_demands);
+    return OK;
+}
+
+/* ---- Redis ---------------------------------------------------------------------------------------------------- */
+
+static void complain(struct limits *limits, const struct err *why)
+{
+    uint64_t now_ms = clock_ms();
+    if (limits->complained_ms && now_ms - limits->complained_ms < COMPLAIN_MS)
+        return;
+    limits->complained_ms = now_ms;
+    log_warn("rate limits: Redis does not answer, each class follows its on_store_failure", LOG_S("why", why->message));
+}
+
+/* Open rules pass, local ones are counted here, together; one closed rule refuses. */
+static enum status fall_back(struct limits *limits, const struct limit_call *call, struct limit_verdict *verdicts,
+                             struct err *err)
+{
+    struct limit_demand local[LIMIT_DEMANDS_MAX];
+    struct limit_verdict local_verdicts[LIMIT_DEMANDS_MAX];
+    struct limit_call local_call = *call;
+    size_t n = 0;
+    limits->stats.n_fallbacks++;
+    if (has_policy(call, LIMIT_CLOSED))
+        return refuse_closed(err);
+    for (size_t i = 0; i < call->n_demands; i++)
+        if (call->demands[i].rule->policy == LIMIT_LOCAL)
+            local[n++] = call->demands[i];
+    local_call.demands = local;
+    local_call.n_demands = n;
+    if (n > 0 && check_here(limits, &local_call, local_verdicts, err) != OK)
+        return ERR;
+    for (size_t i = 0, at = 0; i < call->n_demands; i++) {
+        if (call->demands[i].rule->policy == LIMIT_LOCAL)
+            verdicts[i] = local_verdicts[at++];
+        else
+            let_pass(call->demands[i].rule, &verdicts[i]);
+    }
+    return OK;
+}
+
+static void check_free(struct limit_check *check)
+{
+    list_remove(&check->node);
+    check->magic = 0;
+    free(check);
+}
+
+static void on_reply(void *data, const struct redis_value *value, const struct err *err)
+{
+    struct limit_check *check;
+    struct limit_verdict verdicts[LIMIT_DEMANDS_MAX];
+    struct err why = {0};
+    CAST_OBJ(check, data, CHECK_MAGIC);
+    struct limits *limits = check->limits;
+    struct limit_call call = check->call;
+    enum status status = ERR;
+    if (!err && limit_script_read(value, verdicts, call.n_demands, &why) == OK) {
+        count(limits, verdicts, call.n_demands);
+        status = OK;
+    } else if (!err || err->code != ERR_CANCELLED) {
+        complain(limits, err ? err : &why);
+        status = fall_back(limits, &call, verdicts, &why);
+    } else {
+        why = *err;
+    }
+    void (*done)(void *, const struct limit_verdict *, const struct err *) = call.done;
+    done(call.data, status == OK ? verdicts : NULL, status == OK ? NULL : &why);
+    check_free(check);
+}
+
+static struct limit_check *check_new(struct limits *limits, const struct limit_call *call)
+{
+    size_t len = 0;
+    for (size_t i = 0; i < call->n_demands; i++)
+        len += call->demands[i].key.len;
+    struct limit_check *check = xalloc(sizeof(*check) + len);
+    check->magic = CHECK_MAGIC;
+    check->limits = limits;
+    check->call = *call;
+    check->call.demands = check->demands;
+    char *at = check->keys;
+    for (size_t i = 0; i < call->n_demands; i++) {
+        struct slice key = call->demands[i].key;
+        if (key.len > 0)
+            memcpy(at, key.ptr, key.len);
+        check->demands[i] = (struct limit_demand){call->demands[i].rule, slice_of(at, key.len)};
+        at += key.len;
+    }
+    list_push(&limits->checks, &check->node);
+    return check;
+}
+
+static struct limit_check *ask_redis(struct limits *limits, const struct limit_call *call)
+{
+    struct limit_script_args args;
+    uint64_t soon_ms = loop_now(limits->opts.loop) + (limits->opts.redis_ms ? limits->opts.redis_ms : REDIS_MS);
+    limit_script_args_create(&args, limits->opts.name_space, call->demands, call->n_demands, call->quantity, 0);
+    struct limit_check *check = check_new(limits, call);
+    struct redis_script_call run = {.keys = args.keys,
+                                    .args = args.args,
+                                    .n_keys = args.n_keys,
+                                    .n_args = args.n_args,
+                                    .deadline_ms =
+                                        call->deadline_ms && call->deadline_ms < soon_ms ? call->deadline_ms : soon_ms,
+                                    .done = on_reply,
+                                    .data = check};
+    check->op = redis_script_run(limits->opts.redis, &limits->script, &run);
+    return check;
+}
+
+/* ---- a check -------------------------------------------------------------------------------------------------- */
+
+enum status limits_check(struct limits *limits, const struct limit_call *call, struct limit_verdict *verdicts,
+                         struct limit_check **check, struct err *err)
+{
+    CHECK_OBJ(limits, LIMITS_MAGIC);
+    CHECK(call->n_demands > 0 && call->n_demands <= LIMIT_DEMANDS_MAX);
+    if (!limits->opts.redis)
+        return check_here(limits, call, verdicts, err);
+    if (!redis_is_up(limits->opts.redis)) {
+        struct err why = {0};
+        (void)err_set(&why, ERR_UNAVAILABLE, "not connected");
+        complain(limits, &why);
+        return fall_back(limits, call, verdicts, err);
+    }
+    *check = ask_redis(limits, call);
+    return AGAIN;
+}
+
+void limits_cancel(struct limit_check *check)
+{
+    CHECK_OBJ(check, CHECK_MAGIC);
+    redis_op_cancel(check->op);
+    check_free(check);
+}
+
+void limits_free(struct limits *limits)
+{
+    if (!limits)
+        return;
+    CHECK_OBJ(limits, LIMITS_MAGIC);
+    struct err cancelled = {0};
+    (void)err_set(&cancelled, ERR_CANCELLED, "the server stops");
+    list_each (node, &limits->checks) {
+        struct limit_check *check = container_of(node, struct limit_check, node);
+        redis_op_cancel(check->op);
+        check->call.done(check->call.data, NULL, &cancelled);
+        check_free(check);
+    }
+    limit_store_close(&limits->store);
+    limits->magic = 0;
+    free(limits);
+}
+
+void limits_stats(const struct limits *limits, struct limits_stats *out)
+{
+    *out = limits->stats;
+    out->n_busy = limits->store.n_busy;
+    out->n_evicted = limits->store.n_evicted;
+    out->n_orphaned = limits->store.n_orphaned;
+}
