@@ -29,6 +29,24 @@ return {
     -- ca = "/etc/chowk/redis-ca.pem",   -- for rediss:// with certificates of your own
   },
 
+  limit = {
+    -- store = "redis",       -- count in Redis when several machines serve; "memory" is this machine
+    classes = {
+      public = { limit = 100, window = "15m", key = "ip" },
+      auth = { limit = 10, window = "15m", key = "ip" },   -- what proves who one is: sign-in, admin token
+      -- A mobile network puts thousands behind one address, so a guest's payments are counted by order, and orders by
+      -- the buyer; what counts by address there is far higher.
+      payments = {
+        { limit = 5, window = "15m", key = { "user", "body.razorpay_order_id" } },
+        { limit = 300, window = "15m", key = "ip" },
+      },
+      orders = {
+        { limit = 20, window = "15m", key = { "user", "body.email" } },
+        { limit = 300, window = "15m", key = "ip" },
+      },
+    },
+  },
+
   seq = {
     formats = { order = "PC{fy}-{n:6}" },   -- PC2627-000123: at most 16 characters, as a GST invoice allows
   },

@@ -14,5 +14,6 @@ const struct vm_module bind_modules[] = {
     {"pg", bind_pg_open},
     {"redis", bind_redis_open},
     {"seq", bind_seq_open},
+    {"limit", bind_limit_open},
     {NULL, NULL},
 };

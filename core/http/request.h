@@ -28,6 +28,7 @@ struct http_request {
     char ip[ADDR_TEXT_MAX]; /* of the socket's peer */
     bool is_http10, is_head;
     uint64_t started_ms, deadline_ms; /* loop_now based */
+    struct slice fields; /* whole header lines ("Name: value\r\n") that go with whatever answers this; in the arena */
 
     /* For the handler's owner (script layer). `on_gone` is called at most once if the client goes away (reset,
      * write error) or the server drops the connection, before an answer was sent; afterwards http_respond and

@@ -142,6 +142,7 @@ static struct http_response_head head_of(struct http_exchange *exchange, const s
         .says_keep_alive = exchange->req.is_http10,
         .headers = answer->headers,
         .n_headers = answer->n_headers,
+        .fields = exchange->req.fields,
     };
 }
 

@@ -67,7 +67,7 @@ static bool is_ours(struct slice name)
 
 size_t http_response_head_max(const struct http_response_head *head)
 {
-    size_t max = FIXED_MAX + head->content_type.len + head->date_line.len + head->id.len;
+    size_t max = FIXED_MAX + head->content_type.len + head->date_line.len + head->id.len + head->fields.len;
     for (size_t i = 0; i < head->n_headers; i++)
         max += head->headers[i].name.len + head->headers[i].value.len + 4;
     return max;
@@ -132,5 +132,7 @@ size_t http_response_head_write(const struct http_response_head *head, char *out
     for (size_t i = 0; i < head->n_headers; i++)
         if (!is_ours(head->headers[i].name))
             at = put_field(at, head->headers[i].name, head->headers[i].value);
+    if (head->fields.len > 0)
+        at = put(at, head->fields);
     return (size_t)(put(at, SLICE("\r\n")) - out);
 }

@@ -20,6 +20,7 @@ struct http_response_head {
     bool says_close, says_keep_alive;
     const struct http_header *headers; /* what is the server's (Date, Connection, …) is left out */
     size_t n_headers;
+    struct slice fields; /* whole lines */
 };
 
 size_t http_response_head_max(const struct http_response_head *head); /* bytes that surely suffice */

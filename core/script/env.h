@@ -8,6 +8,7 @@
 struct pg;
 struct pg_replicas;
 struct redis;
+struct limits;
 struct seq;
 struct env {
     struct loop *loop;
@@ -15,6 +16,7 @@ struct env {
     struct pg_replicas *replicas; /* NULL: none; reads for them go to pg */
     struct redis *redis;          /* NULL: as above */
     struct seq *seq;              /* NULL: no services (`check`, `routes`) */
+    struct limits *limits;        /* NULL: as seq */
     struct slice config_json;     /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     bool development;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */

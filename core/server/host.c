@@ -8,6 +8,7 @@
 #include "data/pg.h"
 #include "data/pg_replica.h"
 #include "data/redis.h"
+#include "services/limit.h"
 #include "services/seq.h"
 
 int host_build_bundle(const struct config *config, struct err *err)
@@ -91,6 +92,22 @@ static enum status open_seq(struct host *host, const struct host_opts *opts, str
     return host->seq ? OK : err_prefix(err, "seq");
 }
 
+static enum status open_limits(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    const struct config *config = opts->config;
+    bool is_shared = strcmp(config_text(config, CONFIG_LIMIT_STORE), "redis") == 0;
+    if (is_shared && !host->redis)
+        return err_set(err, ERR_INVALID, "limit.store is \"redis\", but there is no redis.url");
+    struct limits_opts limits = {.loop = host->loop,
+                                 .redis = is_shared ? host->redis : NULL,
+                                 .prefix = config_text(config, CONFIG_REDIS_PREFIX),
+                                 .redis_ms = (uint32_t)config_number(config, CONFIG_LIMIT_REDIS_TIMEOUT),
+                                 .segment_fd = segment_fd(opts, SEGMENT_LIMIT),
+                                 .n_keys = (uint32_t)config_number(config, CONFIG_LIMIT_KEYS)};
+    host->limits = limits_new(&limits, err);
+    return host->limits ? OK : err_prefix(err, "limit");
+}
+
 static enum status no_main(const struct config *config, const char *main, struct err *err)
 {
     const char *root = config_text(config, CONFIG_APP_ROOT);
@@ -122,6 +139,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
                              .replicas = host->replicas,
                              .redis = host->redis,
                              .seq = host->seq,
+                             .limits = host->limits,
                              .config_json = opts->config_json,
                              .development = config_is_development(opts->config),
                              .worker_id = opts->worker_id};
@@ -143,6 +161,8 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
         status = open_redis(host, opts, err);
     if (status == OK && opts->has_services)
         status = open_seq(host, opts, err);
+    if (status == OK && opts->has_services)
+        status = open_limits(host, opts, err);
     if (status == OK)
         status = open_vm(host, opts, err);
     if (status != OK)
@@ -154,6 +174,7 @@ void host_close(struct host *host)
 {
     if (host->vm)
         vm_free(host->vm);
+    limits_free(host->limits);
     seq_free(host->seq);
     if (host->redis)
         redis_free(host->redis);

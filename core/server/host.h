@@ -24,6 +24,7 @@ struct host { /* read its fields; host_open and host_close write them */
     struct pg_replicas *replicas;
     struct redis *redis;
     struct seq *seq;
+    struct limits *limits;
     struct bundle *bundle;
     struct env env;
     struct vm *vm;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "server/scoreboard.h"
+#include "services/limit.h"
 #include "services/seq.h"
 
 static int create_seq(const struct config *config UNUSED, struct err *err)
@@ -15,6 +16,11 @@ static int create_scoreboard(const struct config *config, struct err *err)
     return scoreboard_segment_create(config_workers(config), err);
 }
 
+static int create_limit(const struct config *config, struct err *err)
+{
+    return limit_segment_create((uint32_t)config_number(config, CONFIG_LIMIT_KEYS), err);
+}
+
 struct row {
     int (*create)(const struct config *config, struct err *err); /* owned memfd, or -1 */
     bool is_handed_on; /* an upgrade's new workers share it with the old ones, which still run */
@@ -23,6 +29,7 @@ struct row {
 static const struct row rows[N_SEGMENTS] = {
     [SEGMENT_SEQ] = {create_seq, true},
     [SEGMENT_SCOREBOARD] = {create_scoreboard, false},
+    [SEGMENT_LIMIT] = {create_limit, true},
 };
 
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)

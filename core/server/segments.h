@@ -7,6 +7,7 @@
 enum segment {
     SEGMENT_SEQ,        /* leased numbers: services/seq.h */
     SEGMENT_SCOREBOARD, /* who runs what: server/scoreboard.h; never handed on */
+    SEGMENT_LIMIT,      /* rate limits: services/limit.h */
     N_SEGMENTS
 };
 

@@ -159,8 +159,7 @@ static void on_reply(void *data, const struct redis_value *value, const struct e
     } else {
         why = *err;
     }
-    void (*done)(void *, const struct limit_verdict *, const struct err *) = call.done;
-    done(call.data, status == OK ? verdicts : NULL, status == OK ? NULL : &why);
+    call.done(call.data, &call, status == OK ? verdicts : NULL, status == OK ? NULL : &why);
     check_free(check);
 }
 
@@ -190,7 +189,7 @@ static struct limit_check *ask_redis(struct limits *limits, const struct limit_c
 {
     struct limit_script_args args;
     uint64_t soon_ms = loop_now(limits->opts.loop) + (limits->opts.redis_ms ? limits->opts.redis_ms : REDIS_MS);
-    limit_script_args_create(&args, limits->opts.name_space, call->demands, call->n_demands, call->quantity, 0);
+    limit_script_args_create(&args, limits->opts.prefix, call->demands, call->n_demands, call->quantity, 0);
     struct limit_check *check = check_new(limits, call);
     struct redis_script_call run = {.keys = args.keys,
                                     .args = args.args,
@@ -213,12 +212,6 @@ enum status limits_check(struct limits *limits, const struct limit_call *call, s
     CHECK(call->n_demands > 0 && call->n_demands <= LIMIT_DEMANDS_MAX);
     if (!limits->opts.redis)
         return check_here(limits, call, verdicts, err);
-    if (!redis_is_up(limits->opts.redis)) {
-        struct err why = {0};
-        (void)err_set(&why, ERR_UNAVAILABLE, "not connected");
-        complain(limits, &why);
-        return fall_back(limits, call, verdicts, err);
-    }
     *check = ask_redis(limits, call);
     return AGAIN;
 }
@@ -240,7 +233,7 @@ void limits_free(struct limits *limits)
     list_each (node, &limits->checks) {
         struct limit_check *check = container_of(node, struct limit_check, node);
         redis_op_cancel(check->op);
-        check->call.done(check->call.data, NULL, &cancelled);
+        check->call.done(check->call.data, &check->call, NULL, &cancelled);
         check_free(check);
     }
     limit_store_close(&limits->store);

@@ -47,11 +47,11 @@ struct limit_verdict {
 struct limits;
 struct limits_opts {
     struct loop *loop;
-    struct redis *redis;    /* NULL: this machine alone */
-    const char *name_space; /* prefix of the keys in Redis; borrowed for ever */
-    uint32_t redis_ms;      /* how long Redis may take before the policies decide; 0 = 250 */
-    int segment_fd;         /* shared with the other workers (limit_segment_create); borrowed for the call; -1: none */
-    uint32_t n_keys;        /* as given to limit_segment_create */
+    struct redis *redis; /* NULL: this machine alone */
+    const char *prefix;  /* prefix of the keys in Redis; borrowed for ever */
+    uint32_t redis_ms;   /* how long Redis may take before the policies decide; 0 = 250 */
+    int segment_fd;      /* shared with the other workers (limit_segment_create); borrowed for the call; -1: none */
+    uint32_t n_keys;     /* as given to limit_segment_create */
 };
 
 int limit_segment_create(uint32_t n_keys, struct err *err) MUST_CHECK; /* by the master; returns owned fd, or -1 */
@@ -64,8 +64,10 @@ struct limit_call {
     size_t n_demands;  /* 1 … LIMIT_DEMANDS_MAX */
     uint32_t quantity; /* 0: only looks */
     uint64_t deadline_ms;
-    /* Verdicts in the order of the demands, borrowed; err: a rule that is closed had no store, or cancelled. */
-    void (*done)(void *data, const struct limit_verdict *verdicts, const struct err *err);
+    /* This call with its demands, and their verdicts; all borrowed. err: a rule that is closed had no store, or
+     * cancelled. */
+    void (*done)(void *data, const struct limit_call *call, const struct limit_verdict *verdicts,
+                 const struct err *err);
     void *data;
 };
 /* OK: answered, verdicts are filled and `done` is never called. AGAIN: it will be, unless cancelled; *check is set.
@@ -76,6 +78,10 @@ void limits_cancel(struct limit_check *check);
 
 /* All of them allowed? */
 bool limit_is_allowed(const struct limit_verdict *verdicts, size_t n);
+
+/* The address as a key: IPv4 as it is, also when mapped into IPv6, of IPv6 the /56 that one subscriber has. */
+#define LIMIT_IP_KEY_MAX 64
+struct slice limit_ip_key(const char *ip, char out[LIMIT_IP_KEY_MAX]);
 
 struct limits_stats {
     uint64_t n_checks, n_refused;

@@ -99,7 +99,7 @@ static struct slice add_text(struct limit_script_args *args, size_t *used, const
     return slice_of(at, (size_t)len);
 }
 
-void limit_script_args_create(struct limit_script_args *out, const char *name_space, const struct limit_demand *demands,
+void limit_script_args_create(struct limit_script_args *out, const char *prefix, const struct limit_demand *demands,
                               size_t n, uint32_t quantity, uint64_t now_us)
 {
     size_t used = 0;
@@ -114,7 +114,7 @@ void limit_script_args_create(struct limit_script_args *out, const char *name_sp
         crypto_sha256(demands[i].key, hash);
         crypto_hex(slice_of((const char *)hash, sizeof(hex) / 2), hex);
         out->keys[out->n_keys++] =
-            add_text(out, &used, "%.64slimit:%s:%.*s", name_space, rule->name, (int)sizeof(hex), hex);
+            add_text(out, &used, "%.64slimit:%s:%.*s", prefix, rule->name, (int)sizeof(hex), hex);
         out->args[out->n_args++] = rule->algorithm == LIMIT_GCRA ? SLICE("gcra") : SLICE("window");
         out->args[out->n_args++] = add_text(out, &used, "%u", rule->limit);
         out->args[out->n_args++] = add_text(out, &used, "%u", rule->burst);

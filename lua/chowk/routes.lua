@@ -5,6 +5,7 @@
 -- while loading; a mistake in a declaration is an error that names its line.
 local core = require "chowk.core.vm"
 local req_core = require "chowk.core.req"
+local limit = require "chowk.limit"
 local raise = require "chowk.raise"
 local schema = require "chowk.schema"
 local time = require "chowk.time"
@@ -50,8 +51,13 @@ local function deadline(value)
   return seconds
 end
 
+local function read_limit(names)
+  local phase, check = limit.compile(names)
+  return { phase = phase, check = check }
+end
+
 local READERS = { params = schema.compile, query = schema.compile, body = schema.compile, auth = auth, max_body = bytes,
-  deadline = deadline, summary = of_type "string", tags = of_type "table", name = of_type "string" }
+  deadline = deadline, limit = read_limit, summary = of_type "string", tags = of_type "table", name = of_type "string" }
 
 local function read_options(options)
   local out = {}
@@ -165,9 +171,14 @@ local function wrap(options, uses, handler)
   chain[#chain + 1] = handler
   local has_schema = options.params or options.query or options.body
   local check = options.auth
+  local phase, check_limit
+  if options.limit then phase, check_limit = options.limit.phase, options.limit.check end
   return function(req)
+    if phase == "early" then check_limit(req) end
     if check then check_user(req, check) end
+    if phase == "user" then check_limit(req) end
     if has_schema then validate(req, options) end
+    if phase == "body" then check_limit(req) end
     return run_chain(chain, 1, req)
   end
 end
@@ -192,7 +203,11 @@ local function compile_entry(entry, prefix, uses)
   local pattern = entry.pattern
   if prefix ~= "" then pattern = pattern == "/" and prefix or prefix .. pattern end
   check_params(entry, pattern)
-  local is_bare = #uses == 0 and not (options.auth or options.params or options.query or options.body)
+  if options.limit and options.limit.phase == "body" and not options.body then
+    error(("%s: limit: it counts by a member of the body, so the route needs a `body` schema"):format(entry.origin), 0)
+  end
+  local is_bare = #uses == 0 and not (options.auth or options.params or options.query or options.body
+    or options.limit and options.limit.phase)
   if options.name then
     local twin = named[options.name]
     if twin then

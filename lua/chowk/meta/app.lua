@@ -7,7 +7,7 @@
 ---@field path string as sent, still percent-encoded
 ---@field route string the route's pattern, "/api/products/:slug"
 ---@field id string X-Request-Id
----@field ip string address of the peer
+---@field ip string address of the client
 ---@field deadline number end of the request, on the clock of time.mono_ms()
 ---@field params table<string, any> of the pattern, decoded; coerced if the route declares `params`
 ---@field query table<string, any> a repeated name is a list; only the declared ones, coerced, if `query` is declared
@@ -43,6 +43,7 @@ function req:header(name) end
 ---@field query? table<string, chowk.type>|chowk.type
 ---@field body? table<string, chowk.type>|chowk.type
 ---@field auth? fun(req: chowk.req): any the user, or nil: 401
+---@field limit? string|string[] classes of limit.classes (chowk.limit): 429 when over one of them
 ---@field max_body? integer|string bytes, or "10MiB"
 ---@field deadline? number|string seconds, or "5s"
 ---@field summary? string

@@ -20,7 +20,7 @@ local function must_be_admin(req)
 end
 
 routes:patch("/api/admin/products/:slug", {
-  summary = "Change a product",
+  summary = "Change a product", limit = "auth",
   auth = must_be_admin,
   params = { slug = t.slug() },
   body = t.object {

@@ -7,12 +7,12 @@ local page = require "store.routes.page"
 
 local routes = app.routes()
 
-routes:get("/api/categories", { summary = "All categories" }, function()
+routes:get("/api/categories", { summary = "All categories", limit = "public" }, function()
   return { items = catalogue.categories(), next_cursor = json.null }
 end)
 
 routes:get("/api/categories/:slug/products", {
-  summary = "The products of a category, page by page",
+  summary = "The products of a category, page by page", limit = "public",
   params = { slug = t.slug() },
   query = page.query {},
 }, function(req)

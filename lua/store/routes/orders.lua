@@ -36,7 +36,9 @@ local new_order = t.object {
   coupon = t.optional(t.string { max = 40, pattern = PRINTABLE }),
 }
 
-routes:post("/api/orders", { summary = "Place an order (Idempotency-Key required)", body = new_order }, function(req)
+routes:post("/api/orders", {
+  summary = "Place an order (Idempotency-Key required)", limit = "orders", body = new_order,
+}, function(req)
   local body = req:json()
   local state = place_of_supply.code(body.shipping_address.state)
   if not state then app.fail(422, "unknown_state", "shipping_address.state is not a state of India.") end
@@ -58,7 +60,7 @@ end)
 
 --- Whoever has no valid token learns nothing, not even whether the number exists.
 routes:get("/api/orders/:number", {
-  summary = "An order, for its guest (Authorization: Order <token>)",
+  summary = "An order, for its guest (Authorization: Order <token>)", limit = "public",
 }, function(req)
   local number, hash = req.params.number:match("^[%w-]+$"), guest_token.hash_from(req)
   return number and hash and order.find(number, hash)

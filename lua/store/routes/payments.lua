@@ -6,7 +6,7 @@ local payment = require "store.workflows.payment"
 local routes = app.routes()
 
 routes:post("/api/payments/verify", {
-  summary = "Prove a payment with the checkout's signature",
+  summary = "Prove a payment with the checkout's signature", limit = "payments",
   body = t.object {
     razorpay_order_id = t.string { max = 64, pattern = "^[%w_]+$" },
     razorpay_payment_id = t.string { max = 64, pattern = "^[%w_]+$" },

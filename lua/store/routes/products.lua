@@ -8,7 +8,7 @@ local product_cache = require "store.product_cache"
 local routes = app.routes()
 
 routes:get("/api/products", {
-  summary = "Products: filtered, searched, sorted, page by page",
+  summary = "Products: filtered, searched, sorted, page by page", limit = "public",
   query = page.query {
     category = t.optional(t.slug()),
     q = t.optional(t.string { min = 1, max = 100, pattern = "^%C+$" }),
@@ -18,7 +18,7 @@ routes:get("/api/products", {
 end)
 
 routes:get("/api/products/:slug", {
-  summary = "One product with its images and variants",
+  summary = "One product with its images and variants", limit = "public",
   params = { slug = t.slug() },
 }, function(req)
   return product_cache.fetch(req.params.slug, catalogue.product)

@@ -24,7 +24,8 @@ static const struct vm_module fixture_modules[] = {
     {"json", bind_json_open},         {"log", bind_log_open},
     {"time", bind_time_open},         {"config", bind_config_open},
     {"crypto", bind_crypto_open},     {"task", bind_task_open},
-    {"razorpay", bind_razorpay_open}, {NULL, NULL},
+    {"razorpay", bind_razorpay_open}, {"limit", bind_limit_open},
+    {NULL, NULL},
 };
 
 struct fixture {

@@ -20,7 +20,7 @@ static struct loop *loop;
 static struct names *names;
 static struct redis *redis;
 static struct redis_script script;
-static char name_space[32];
+static char prefix[32];
 
 static int open_redis(void **state)
 {
@@ -33,7 +33,7 @@ static int open_redis(void **state)
     redis = redis_new(&(struct redis_opts){.loop = loop, .names = names, .url = url}, &err);
     assert_non_null(redis);
     redis_script_create(&script, slice_str(limit_script_source));
-    snprintf(name_space, sizeof(name_space), "test:%d:", (int)getpid());
+    snprintf(prefix, sizeof(prefix), "test:%d:", (int)getpid());
     return 0;
 }
 
@@ -67,7 +67,7 @@ static void ask(const struct limit_demand *demands, size_t n, uint32_t quantity,
 {
     struct limit_script_args args;
     struct asked asked = {verdicts, n};
-    limit_script_args_create(&args, name_space, demands, n, quantity, now_us);
+    limit_script_args_create(&args, prefix, demands, n, quantity, now_us);
     struct redis_script_call call = {.keys = args.keys,
                                      .args = args.args,
                                      .n_keys = args.n_keys,
