@@ -1,6 +1,7 @@
 /* See modules.h. */
 #include "bind/modules.h"
 
+/* clang-format off: one a line */
 const struct vm_module bind_modules[] = {
     {"app", bind_app_open},
     {"req", bind_req_open},
@@ -17,3 +18,4 @@ const struct vm_module bind_modules[] = {
     {"limit", bind_limit_open},
     {NULL, NULL},
 };
+/* clang-format on */

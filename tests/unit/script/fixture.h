@@ -20,11 +20,16 @@
 
 /* Without pg and redis, which need servers. */
 static const struct vm_module fixture_modules[] = {
-    {"app", bind_app_open},           {"req", bind_req_open},
-    {"json", bind_json_open},         {"log", bind_log_open},
-    {"time", bind_time_open},         {"config", bind_config_open},
-    {"crypto", bind_crypto_open},     {"task", bind_task_open},
-    {"razorpay", bind_razorpay_open}, {"limit", bind_limit_open},
+    {"app", bind_app_open},
+    {"req", bind_req_open},
+    {"json", bind_json_open},
+    {"log", bind_log_open},
+    {"time", bind_time_open},
+    {"config", bind_config_open},
+    {"crypto", bind_crypto_open},
+    {"task", bind_task_open},
+    {"razorpay", bind_razorpay_open},
+    {"limit", bind_limit_open},
     {NULL, NULL},
 };
 
