@@ -1,7 +1,8 @@
 /* See modules.h. */
 #include "bind/modules.h"
 
-/* clang-format off: one a line */
+/* One a line. */
+/* clang-format off */
 const struct vm_module bind_modules[] = {
     {"app", bind_app_open},
     {"req", bind_req_open},
