@@ -29,6 +29,12 @@ return {
     -- ca = "/etc/chowk/redis-ca.pem",   -- for rediss:// with certificates of your own
   },
 
+  http = {
+    -- trusted_proxies = { "1" },   -- behind one load balancer: X-Forwarded-For's last entry is the client. Or networks:
+                                    -- { "10.0.0.0/8", "loopback" }
+    -- proxy_protocol = true,       -- that balancer speaks the PROXY protocol (TCP mode)
+  },
+
   limit = {
     -- store = "redis",       -- count in Redis when several machines serve; "memory" is this machine
     classes = {

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "http/proxy_line.h"
 #include "http/server_priv.h"
 
 #define IN_MAX ((size_t)64 * 1024)          /* unparsed bytes kept before reading stops */
@@ -49,6 +50,13 @@ static void enter(struct http_conn *conn, enum http_conn_state state)
     conn->send_mark = stream_pending(&conn->stream);
 }
 
+static void set_ip(struct http_conn *conn, const struct addr *addr)
+{
+    char ip[ADDR_TEXT_MAX];
+    addr_ip(addr, ip);
+    (void)snprintf(conn->ip, sizeof conn->ip, "%.*s", HTTP_IP_MAX - 1, ip);
+}
+
 static void give_reason(struct http_conn *conn, enum http_close why)
 {
     if (conn->why == HTTP_CLOSE_NONE)
@@ -78,6 +86,7 @@ static uint64_t due_ms(const struct http_conn *conn)
     switch ((enum http_conn_state)conn->state) {
     case HTTP_CONN_IDLE:
         return conn->since_ms + limits->idle_timeout_ms;
+    case HTTP_CONN_PROXY:
     case HTTP_CONN_HEAD: /* from its first byte: entered once a request */
         return conn->since_ms + limits->header_timeout_ms;
     case HTTP_CONN_BODY: /* a deadline, extended by a minimum rate */
@@ -119,6 +128,9 @@ static void expire(struct http_conn *conn)
     switch ((enum http_conn_state)conn->state) {
     case HTTP_CONN_IDLE:
         http_conn_cut(conn, HTTP_CLOSE_IDLE);
+        return;
+    case HTTP_CONN_PROXY:
+        http_conn_cut(conn, HTTP_CLOSE_PROXY_LINE);
         return;
     case HTTP_CONN_HEAD:
         refuse(conn, HTTP_CLOSE_HEADER_TIMEOUT);
@@ -186,6 +198,25 @@ void http_conn_wake_later(struct http_conn *conn)
 static void take(struct slice *in, size_t len)
 {
     *in = slice_of(in->ptr + len, in->len - len);
+}
+
+static enum step step_proxy(struct http_conn *conn, struct slice *in)
+{
+    size_t len;
+    bool has_client;
+    struct addr client;
+    enum status status = proxy_line_read(*in, &len, &has_client, &client);
+    if (status == AGAIN)
+        return WAIT;
+    if (status == ERR) {
+        http_conn_cut(conn, HTTP_CLOSE_PROXY_LINE);
+        return WAIT;
+    }
+    take(in, len);
+    if (has_client)
+        set_ip(conn, &client);
+    enter(conn, HTTP_CONN_IDLE);
+    return NEXT;
 }
 
 /* RFC 9112 2.2: empty lines before a request line are ignored; they do not extend the idle timeout. */
@@ -344,9 +375,9 @@ static enum step step_wait(struct http_conn *conn, struct slice *in)
 }
 
 static enum step (*const steps[HTTP_CONN_N_STATES])(struct http_conn *, struct slice *) = {
-    [HTTP_CONN_IDLE] = step_idle,   [HTTP_CONN_HEAD] = step_head, [HTTP_CONN_BODY] = step_body,
-    [HTTP_CONN_HANDLE] = step_wait, [HTTP_CONN_SEND] = step_send, [HTTP_CONN_LINGER] = step_discard,
-    [HTTP_CONN_CLOSED] = step_wait,
+    [HTTP_CONN_PROXY] = step_proxy,    [HTTP_CONN_IDLE] = step_idle,   [HTTP_CONN_HEAD] = step_head,
+    [HTTP_CONN_BODY] = step_body,      [HTTP_CONN_HANDLE] = step_wait, [HTTP_CONN_SEND] = step_send,
+    [HTTP_CONN_LINGER] = step_discard, [HTTP_CONN_CLOSED] = step_wait,
 };
 
 /* Uses as much of *in as the states allow. A broken stream executes nothing more. */
@@ -365,7 +396,8 @@ static void settle_eof(struct http_conn *conn)
         refuse(conn, HTTP_CLOSE_TRUNCATED);
     else if (conn->state == HTTP_CONN_LINGER)
         http_conn_cut(conn, HTTP_CLOSE_DONE);
-    else if (conn->state == HTTP_CONN_IDLE && conn->in.len == 0 && stream_pending(&conn->stream) == 0)
+    else if (conn->state == HTTP_CONN_PROXY ||
+             (conn->state == HTTP_CONN_IDLE && conn->in.len == 0 && stream_pending(&conn->stream) == 0))
         http_conn_cut(conn, HTTP_CLOSE_CLIENT);
 }
 
@@ -552,17 +584,18 @@ static const struct stream_events events = {
 void http_conn_open(struct http_server *server, int fd, const struct addr *peer)
 {
     struct http_conn *conn = xalloc(sizeof *conn);
-    char ip[ADDR_TEXT_MAX];
-    addr_ip(peer, ip);
-    (void)snprintf(conn->ip, sizeof conn->ip, "%.*s", HTTP_IP_MAX - 1, ip);
+    set_ip(conn, peer);
+    conn->state = server->opts.speaks_proxy ? HTTP_CONN_PROXY : HTTP_CONN_IDLE;
     conn->magic = HTTP_CONN_MAGIC;
     conn->server = server;
     arena_create(&conn->arena);
     list_push(&server->conns, &conn->node);
     server->n_conns++;
-    server->n_in_state[HTTP_CONN_IDLE]++;
+    server->n_in_state[conn->state]++;
     stream_open(&conn->stream, server->opts.loop, fd, &events);
     stream_read(&conn->stream, true);
     conn->since_ms = loop_now(server->opts.loop);
     set_timer(conn);
+    if (server->opts.speaks_proxy && !http_trust_has(&server->opts.trust, conn->ip))
+        http_conn_cut(conn, HTTP_CLOSE_PROXY_STRANGER);
 }

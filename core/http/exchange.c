@@ -31,6 +31,7 @@ static void fill_request(struct http_exchange *exchange, const struct http_head 
     req->is_head = head->method == HTTP_HEAD;
     req->started_ms = loop_now(conn->server->opts.loop);
     memcpy(req->ip, conn->ip, sizeof conn->ip);
+    http_client_ip(&conn->server->opts.trust, req, req->ip);
     if (is_good_id(head->request_id))
         memcpy(req->id, head->request_id.ptr, head->request_id.len);
     else

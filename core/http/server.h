@@ -4,6 +4,7 @@
  * wait in the connection's bounded buffer. */
 #pragma once
 
+#include "http/client_ip.h"
 #include "http/close.h"
 #include "http/response.h"
 #include "net/listener.h"
@@ -27,6 +28,8 @@ typedef void (*http_log_fn)(void *data, const struct http_request *req, int stat
 struct http_server_opts {
     struct loop *loop;
     struct http_limits limits;
+    struct http_trust trust;          /* whose word counts for who the client is */
+    bool speaks_proxy;                /* every connection begins with a PROXY greeting from a trusted peer */
     const struct http_router *router; /* borrowed; swapped by http_server_set_router at a reload */
     http_handler_fn handler;
     http_log_fn log; /* may be NULL */

@@ -13,6 +13,7 @@
 #define HTTP_IP_MAX 64
 
 enum http_conn_state {
+    HTTP_CONN_PROXY,  /* a proxy's greeting comes first (proxy_line.h) */
     HTTP_CONN_IDLE,   /* between requests */
     HTTP_CONN_HEAD,   /* a request has begun, its head is not whole */
     HTTP_CONN_BODY,   /* its body is not whole */
@@ -66,7 +67,7 @@ struct http_conn {
     struct timer timer;
     struct loop_task task;
     struct stream stream;
-    char ip[HTTP_IP_MAX];
+    char ip[HTTP_IP_MAX]; /* of the peer, or of whom the peer's greeting speaks for */
 };
 
 #define HTTP_ID_PREFIX 10

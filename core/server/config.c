@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "net/addr.h"
+#include "server/config_trust.h"
 #include "server/config_units.h"
 #include "services/seq_format.h"
 
@@ -377,10 +378,19 @@ static enum status check_sequences(const struct config *config, struct err *err)
     return fail_at(config, is_period ? CONFIG_SEQ_PERIODS : CONFIG_SEQ_FORMATS, err, why.message);
 }
 
+static enum status check_trust(const struct config *config, struct err *err)
+{
+    struct http_trust trust;
+    struct err why = {0};
+    if (config_trust(config, &trust, &why) == OK)
+        return OK;
+    return fail_at(config, CONFIG_HTTP_TRUSTED_PROXIES, err, why.message);
+}
+
 enum status config_finish(struct config *config, struct err *err)
 {
-    static enum status (*const rules[])(const struct config *, struct err *) = {check_listen, check_production,
-                                                                                check_pg_share, check_sequences};
+    static enum status (*const rules[])(const struct config *, struct err *) = {
+        check_listen, check_production, check_pg_share, check_sequences, check_trust};
     if (apply_defaults(config, err) != OK)
         return ERR;
     for (size_t i = 0; i < ARRAY_LEN(rules); i++)

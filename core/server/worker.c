@@ -23,6 +23,7 @@
 #include "server/access_log.h"
 #include "server/config_json.h"
 #include "server/config_log.h"
+#include "server/config_trust.h"
 #include "server/control.h"
 #include "server/host.h"
 #include "server/job_worker.h"
@@ -229,9 +230,12 @@ static void open_http(struct worker *worker)
                    .write_timeout_ms = (uint32_t)config_number(config, CONFIG_HTTP_WRITE_TIMEOUT),
                    .deadline_ms = (uint32_t)config_number(config, CONFIG_HTTP_DEADLINE),
                    .max_connections = (size_t)config_number(config, CONFIG_HTTP_MAX_CONNECTIONS)},
+        .speaks_proxy = config_number(config, CONFIG_HTTP_PROXY_PROTOCOL) != 0,
         .router = vm_router(worker->host.vm),
         .handler = on_request,
         .data = worker};
+    struct err err = {0};
+    CHECK(config_trust(config, &opts.trust, &err) == OK); /* the master has checked it */
     if (config_number(config, CONFIG_LOG_ACCESS)) {
         bool is_json = strcmp(config_text(config, CONFIG_LOG_FORMAT), "json") == 0;
         worker->access_log = access_log_new(&(struct access_log_opts){
