@@ -30,7 +30,7 @@ return {
   },
 
   http = {
-    -- trusted_proxies = { "1" },   -- behind one load balancer: X-Forwarded-For's last entry is the client. Or networks:
+    -- trusted_proxies = { "1" },   -- behind one balancer: X-Forwarded-For ends with the client. Or networks:
                                     -- { "10.0.0.0/8", "loopback" }
     -- proxy_protocol = true,       -- that balancer speaks the PROXY protocol (TCP mode)
   },
