@@ -236,6 +236,30 @@ routes:get("/misuse", {}, function()
   }
 end)
 routes:get("/kept", {}, function() return { failure(kept.one, kept, "SELECT 1") } end)
+routes:get("/deferred", {}, function()
+  pg.exec("DELETE FROM items WHERE id >= 900")
+  local add = function(id) return { "INSERT INTO items (id, n) VALUES ($1, 0)", id } end
+  local seen
+  pg.tx(function(tx)
+    tx:defer { add(900) }
+    tx:savepoint(function()
+      tx:defer { add(901) }
+      tx:exec("SELECT 1/0")
+    end)
+    tx:defer { add(902) }
+    seen = tx:value("SELECT count(*) FROM items WHERE id >= 900")
+  end)
+  local returned = pg.tx(function(tx)
+    tx:defer { add(903) }
+    return tx:commit { { "SELECT count(*) AS n FROM items WHERE id = 903" } }
+  end)
+  local failed = failure(pg.tx, function(tx)
+    tx:defer { add(904), add(900) }
+    return "not seen"
+  end)
+  return { seen = seen, returned = returned, failed = failed.sqlstate,
+    ids = pg.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM items WHERE id >= 900") }
+end)
 routes:get("/after-commit", {}, function() -- the pool is free again as soon as the transaction has ended
   return pg.tx(function(tx)
     tx:commit { { "SELECT 1" } }
@@ -385,5 +409,10 @@ describe("pg.tx", function()
     assert.equal(1, m.free_again)
     assert.truthy(get("/kept")[1]:find("^app.lua:%d+: this transaction has ended"))
     assert.equal(2, get("/after-commit").two)
+  end)
+
+  it("sends deferred statements with the commit, without those of an undone savepoint", function()
+    assert.same({ seen = 0, returned = { { { n = 1 } } }, failed = "23505", ids = "900 902 903" },
+      s:get("/deferred").json)
   end)
 end)

@@ -130,10 +130,31 @@ function Tx:all(list)
   return settle(core.tx_all(self.handle, list, false))
 end
 
+--- Statements to be sent together with COMMIT, in this order, once the function has returned: a round trip less, and
+-- what they lock is held shortest. Their results are seen by nobody; a failure is the transaction's.
+-- @param list  as tx:all  Does not yield.
+function Tx:defer(list)
+  if type(list) ~= "table" then misuse("tx:defer: expected a list of statements, got %s", type(list)) end
+  local deferred = self.deferred or {}
+  for _, statement in ipairs(list) do deferred[#deferred + 1] = statement end
+  self.deferred = deferred
+end
+
+local function behind(deferred, list)
+  if not deferred then return list end
+  for _, statement in ipairs(list) do deferred[#deferred + 1] = statement end
+  return deferred
+end
+
 --- The last statements together with COMMIT, in one round trip: `return tx:commit{ {sql, …} }`. The transaction ends.
 -- @return list of lists of rows  Raises commit_unknown if the connection broke after COMMIT was sent. Yields.
 function Tx:commit(list)
-  return settle(core.tx_all(self.handle, list, true))
+  local n_deferred = self.deferred and #self.deferred or 0
+  local lists = settle(core.tx_all(self.handle, behind(self.deferred, list), true))
+  if n_deferred == 0 then return lists end
+  local own = {}
+  for i = n_deferred + 1, #lists do own[#own + 1] = lists[i] end
+  return own
 end
 
 local function identifier(name, what)
@@ -230,9 +251,10 @@ local function release_then(tx, number, ...)
   return ...
 end
 
-local function after_savepoint(tx, number, ok, ...)
+local function after_savepoint(tx, number, n_deferred, ok, ...)
   tx.depth = number - 1
   if ok then return ... end
+  for i = #(tx.deferred or {}), n_deferred + 1, -1 do tx.deferred[i] = nil end
   local err = ...
   check()
   if not is_err(err) or PASSES[err.code] or is_rerunnable(err) or not core.is_open(tx.handle) then error(err, 0) end
@@ -253,7 +275,7 @@ function Tx:savepoint(fn)
   local number = self.depth + 1
   settle(core.savepoint(self.handle, SAVE, number))
   self.depth = number
-  return after_savepoint(self, number, raw_pcall(run_released, fn, self, number))
+  return after_savepoint(self, number, #(self.deferred or {}), raw_pcall(run_released, fn, self, number))
 end
 
 -- ---- the life of a transaction ---------------------------------------------------------------------------------
@@ -280,13 +302,15 @@ end
 
 local run
 
-local function commit_then(handle, ...)
-  if core.is_open(handle) then settle(core.commit(handle)) end
+local function commit_then(tx, ...)
+  if core.is_open(tx.handle) then
+    if tx.deferred then settle(core.tx_all(tx.handle, tx.deferred, true)) else settle(core.commit(tx.handle)) end
+  end
   return ...
 end
 
 local function run_and_commit(fn, tx)
-  return commit_then(tx.handle, fn(tx))
+  return commit_then(tx, fn(tx))
 end
 
 local function after(fn, options, attempt, handle, ok, ...)

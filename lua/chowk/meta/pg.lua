@@ -248,6 +248,10 @@ function tx:page(sql, options, ...) end
 ---@return chowk.pg.row[][]
 function tx:all(list) end
 
+---Statements sent together with COMMIT once the function has returned, in their order; nobody sees their results.
+---@param list chowk.pg.statement[]
+function tx:defer(list) end
+
 ---The last statements together with COMMIT, in one round trip: `return tx:commit{ … }`. Ends the transaction.
 ---@param list chowk.pg.statement[]
 ---@return chowk.pg.row[][]
