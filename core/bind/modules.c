@@ -17,6 +17,7 @@ const struct vm_module bind_modules[] = {
     {"redis", bind_redis_open},
     {"seq", bind_seq_open},
     {"limit", bind_limit_open},
+    {"cache", bind_cache_open},
     {NULL, NULL},
 };
 /* clang-format on */

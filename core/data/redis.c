@@ -250,3 +250,8 @@ bool redis_is_up(const struct redis *redis)
 {
     return redis_conn_can_send(redis);
 }
+
+int redis_db(const struct redis *redis)
+{
+    return redis->url.db;
+}

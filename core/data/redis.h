@@ -105,3 +105,4 @@ struct redis_script_call {
 struct redis_op *redis_script_run(struct redis *redis, const struct redis_script *script,
                                   const struct redis_script_call *call);
 bool redis_is_up(const struct redis *redis);
+int redis_db(const struct redis *redis); /* the number of the database it uses */

@@ -10,6 +10,7 @@ struct pg_replicas;
 struct redis;
 struct limits;
 struct seq;
+struct cache;
 struct env {
     struct loop *loop;
     struct pg *pg;                /* NULL: not configured; calls raise "unavailable" naming the key */
@@ -17,6 +18,7 @@ struct env {
     struct redis *redis;          /* NULL: as above */
     struct seq *seq;              /* NULL: no services (`check`, `routes`) */
     struct limits *limits;        /* NULL: as seq */
+    struct cache *cache;          /* NULL: as seq */
     struct slice config_json;     /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     bool development;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */

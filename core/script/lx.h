@@ -43,6 +43,8 @@ bool lx_to_raw(lua_State *L, int idx, struct slice *json); /* false if it is som
 enum status lx_json_encode(lua_State *L, int idx, struct buf *buf, struct err *err) MUST_CHECK;
 /* Strict (base/json.h); pushes the value. Empty arrays come back as json.array{}; null as json.null. */
 enum status lx_json_decode(lua_State *L, struct slice text, struct err *err) MUST_CHECK;
+/* The same for cached values: a null member of an object reads as nil, and is still written as null, as in a row. */
+enum status lx_json_decode_row(lua_State *L, struct slice text, struct err *err) MUST_CHECK;
 /* Rows: pushes the metatable for rows with these columns (cached by the caller). Stack: +1 */
 void lx_push_row_meta(lua_State *L, const struct slice *names, size_t n_names);
 void lx_set_array_meta(lua_State *L, int idx); /* marks the table at idx as json.array */

@@ -290,6 +290,14 @@ struct dec {
     lua_State *L;
     int depth;
     size_t n_items[MAX_DEPTH + 1]; /* of the array at each depth, or IN_OBJECT */
+    struct arena *arena;
+    bool hides_nulls;
+    struct null_name *nulls[MAX_DEPTH + 1]; /* of the object at each depth, if they are hidden */
+};
+
+struct null_name {
+    struct slice name;
+    struct null_name *next;
 };
 
 /* Stack: …, table, value → …, table   or   …, table, key, value → …, table; a lone value stays */
@@ -305,9 +313,40 @@ static bool add_value(struct dec *d)
     return true;
 }
 
+/* Stack: …, table, key → …, table */
+static bool hide_null(struct dec *d)
+{
+    struct null_name *null = arena_alloc(d->arena, sizeof *null);
+    struct slice name;
+    name.ptr = lua_tolstring(d->L, -1, &name.len);
+    *null = (struct null_name){arena_copy(d->arena, name), d->nulls[d->depth]};
+    d->nulls[d->depth] = null;
+    lua_pop(d->L, 1);
+    return true;
+}
+
+/* The object on top remembers them as a row does. */
+static void set_nulls(struct dec *d)
+{
+    size_t n = 0;
+    for (struct null_name *null = d->nulls[d->depth]; null; null = null->next)
+        n++;
+    if (n == 0)
+        return;
+    struct slice *names = arena_alloc(d->arena, n * sizeof *names);
+    size_t i = n;
+    for (struct null_name *null = d->nulls[d->depth]; null; null = null->next)
+        names[--i] = null->name;
+    lx_push_row_meta(d->L, names, n);
+    lua_setmetatable(d->L, -2);
+    d->nulls[d->depth] = NULL;
+}
+
 static bool dec_null(void *data)
 {
     struct dec *d = data;
+    if (d->hides_nulls && d->depth > 0 && d->n_items[d->depth] == IN_OBJECT)
+        return hide_null(d);
     lua_pushlightuserdata(d->L, NULL);
     return add_value(d);
 }
@@ -362,6 +401,7 @@ static bool dec_object_end(void *data, size_t n_members)
 {
     struct dec *d = data;
     (void)n_members;
+    set_nulls(d);
     d->depth--;
     return add_value(d);
 }
@@ -375,7 +415,7 @@ static bool dec_array_end(void *data, size_t n_items)
     return add_value(d);
 }
 
-enum status lx_json_decode(lua_State *L, struct slice text, struct err *err)
+static enum status decode(lua_State *L, struct slice text, bool hides_nulls, struct err *err)
 {
     static const struct json_events events = {
         .on_null = dec_null,
@@ -389,14 +429,24 @@ enum status lx_json_decode(lua_State *L, struct slice text, struct err *err)
         .on_array_end = dec_array_end,
     };
     struct json_limits limits = {.max_depth = MAX_DEPTH};
-    struct dec d = {.L = L};
+    struct dec d = {.L = L, .hides_nulls = hides_nulls};
     int top = lua_gettop(L);
     luaL_checkstack(L, 2 * MAX_DEPTH + 8, "JSON is nested too deep");
     /* A raised out-of-memory error jumps over this frame: the arena is the VM's, emptied at its next use. */
-    struct arena *arena = vm_scratch(vm_of(L));
+    struct arena *arena = d.arena = vm_scratch(vm_of(L));
     enum status rc = json_read(text, &limits, &events, &d, arena, err);
     arena_destroy(arena);
     if (rc != OK)
         lua_settop(L, top);
     return rc;
+}
+
+enum status lx_json_decode(lua_State *L, struct slice text, struct err *err)
+{
+    return decode(L, text, false, err);
+}
+
+enum status lx_json_decode_row(lua_State *L, struct slice text, struct err *err)
+{
+    return decode(L, text, true, err);
 }

@@ -8,6 +8,7 @@
 #include "data/pg.h"
 #include "data/pg_replica.h"
 #include "data/redis.h"
+#include "services/cache.h"
 #include "services/limit.h"
 #include "services/seq.h"
 
@@ -108,6 +109,21 @@ static enum status open_limits(struct host *host, const struct host_opts *opts, 
     return host->limits ? OK : err_prefix(err, "limit");
 }
 
+static enum status open_cache(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    const struct config *config = opts->config;
+    struct cache_opts cache = {.loop = host->loop,
+                               .redis = host->redis,
+                               .pg = host->pg,
+                               .segment_fd = segment_fd(opts, SEGMENT_CACHE),
+                               .size = (size_t)config_number(config, CONFIG_CACHE_SIZE),
+                               .max_value = (size_t)config_number(config, CONFIG_CACHE_MAX_VALUE),
+                               .l1_max_ttl_ms = (uint32_t)config_number(config, CONFIG_CACHE_L1_MAX_TTL),
+                               .name_space = config_text(config, CONFIG_CACHE_NAMESPACE)};
+    host->cache = cache_new(&cache, err);
+    return host->cache ? OK : ERR;
+}
+
 static enum status no_main(const struct config *config, const char *main, struct err *err)
 {
     const char *root = config_text(config, CONFIG_APP_ROOT);
@@ -140,6 +156,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
                              .redis = host->redis,
                              .seq = host->seq,
                              .limits = host->limits,
+                             .cache = host->cache,
                              .config_json = opts->config_json,
                              .development = config_is_development(opts->config),
                              .worker_id = opts->worker_id};
@@ -163,6 +180,8 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
         status = open_seq(host, opts, err);
     if (status == OK && opts->has_services)
         status = open_limits(host, opts, err);
+    if (status == OK && opts->has_services)
+        status = open_cache(host, opts, err);
     if (status == OK)
         status = open_vm(host, opts, err);
     if (status != OK)
@@ -174,6 +193,7 @@ void host_close(struct host *host)
 {
     if (host->vm)
         vm_free(host->vm);
+    cache_free(host->cache);
     limits_free(host->limits);
     seq_free(host->seq);
     if (host->redis)

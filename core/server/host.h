@@ -25,6 +25,7 @@ struct host { /* read its fields; host_open and host_close write them */
     struct redis *redis;
     struct seq *seq;
     struct limits *limits;
+    struct cache *cache;
     struct bundle *bundle;
     struct env env;
     struct vm *vm;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "server/scoreboard.h"
+#include "services/cache.h"
 #include "services/limit.h"
 #include "services/seq.h"
 
@@ -21,6 +22,12 @@ static int create_limit(const struct config *config, struct err *err)
     return limit_segment_create((uint32_t)config_number(config, CONFIG_LIMIT_KEYS), err);
 }
 
+static int create_cache(const struct config *config, struct err *err)
+{
+    return cache_segment_create((size_t)config_number(config, CONFIG_CACHE_SIZE),
+                                (size_t)config_number(config, CONFIG_CACHE_MAX_VALUE), err);
+}
+
 struct row {
     int (*create)(const struct config *config, struct err *err); /* owned memfd, or -1 */
     bool is_handed_on; /* an upgrade's new workers share it with the old ones, which still run */
@@ -30,6 +37,7 @@ static const struct row rows[N_SEGMENTS] = {
     [SEGMENT_SEQ] = {create_seq, true},
     [SEGMENT_SCOREBOARD] = {create_scoreboard, false},
     [SEGMENT_LIMIT] = {create_limit, true},
+    [SEGMENT_CACHE] = {create_cache, true},
 };
 
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)

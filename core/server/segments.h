@@ -8,6 +8,7 @@ enum segment {
     SEGMENT_SEQ,        /* leased numbers: services/seq.h */
     SEGMENT_SCOREBOARD, /* who runs what: server/scoreboard.h; never handed on */
     SEGMENT_LIMIT,      /* rate limits: services/limit.h */
+    SEGMENT_CACHE,      /* L1 of the cache: services/cache.h */
     N_SEGMENTS
 };
 

@@ -17,6 +17,7 @@ local task = require "chowk.core.task"
 local vm = require "chowk.core.vm"
 local json = require "chowk.core.json"
 local copy = require "chowk.pg_copy"
+local forget = require "chowk.pg_forget"
 local listen = require "chowk.pg_listen"
 local raise = require "chowk.raise"
 local page = require("chowk.pg_page").page
@@ -236,6 +237,14 @@ function Tx:advisory(key, options)
   return true
 end
 
+--- Names what this transaction changes of the cache: tx:forget{ keys = "product:" .. slug, tags = { "catalogue" } }.
+-- Once it has committed, and before pg.tx returns, no value loaded before is returned any more, by cache.fetch on any
+-- machine; a crash in between is caught up with. Undone with the transaction, or with its savepoint. Needs the table
+-- cache_forget (migrations); its row goes with the commit. @param what table  keys, tags: a string or a list of strings
+function Tx:forget(what)
+  forget.forget(self, what)
+end
+
 local RERUN = { ["40001"] = true, ["40P01"] = true }
 local PASSES = { cancelled = true, deadline = true, commit_unknown = true, unavailable = true }
 local SAVE, RELEASE, UNDO = 0, 1, 2
@@ -251,10 +260,11 @@ local function release_then(tx, number, ...)
   return ...
 end
 
-local function after_savepoint(tx, number, n_deferred, ok, ...)
+local function after_savepoint(tx, number, n_deferred, n_forgets, ok, ...)
   tx.depth = number - 1
   if ok then return ... end
   for i = #(tx.deferred or {}), n_deferred + 1, -1 do tx.deferred[i] = nil end
+  forget.undo(tx, n_forgets)
   local err = ...
   check()
   if not is_err(err) or PASSES[err.code] or is_rerunnable(err) or not core.is_open(tx.handle) then error(err, 0) end
@@ -275,7 +285,8 @@ function Tx:savepoint(fn)
   local number = self.depth + 1
   settle(core.savepoint(self.handle, SAVE, number))
   self.depth = number
-  return after_savepoint(self, number, #(self.deferred or {}), raw_pcall(run_released, fn, self, number))
+  return after_savepoint(self, number, #(self.deferred or {}), #(self.forgets or {}),
+    raw_pcall(run_released, fn, self, number))
 end
 
 -- ---- the life of a transaction ---------------------------------------------------------------------------------
@@ -304,8 +315,10 @@ local run
 
 local function commit_then(tx, ...)
   if core.is_open(tx.handle) then
-    if tx.deferred then settle(core.tx_all(tx.handle, tx.deferred, true)) else settle(core.commit(tx.handle)) end
+    local has_deferred = tx.deferred and #tx.deferred > 0
+    if has_deferred then settle(core.tx_all(tx.handle, tx.deferred, true)) else settle(core.commit(tx.handle)) end
   end
+  forget.apply(tx)
   return ...
 end
 
@@ -313,9 +326,11 @@ local function run_and_commit(fn, tx)
   return commit_then(tx, fn(tx))
 end
 
-local function after(fn, options, attempt, handle, ok, ...)
+local function after(fn, options, attempt, tx, ok, ...)
   if ok then return ... end
-  core.rollback(handle)
+  -- Ended before it failed: it may well have committed.
+  if tx.forgets and not core.is_open(tx.handle) then raw_pcall(forget.apply, tx) end
+  core.rollback(tx.handle)
   check()
   local err = ...
   if attempt < options.retries and is_rerunnable(err) then
@@ -328,7 +343,7 @@ end
 function run(fn, options, attempt)
   local handle = core.begin(options.isolation, options.read_only, options.lock_timeout_ms)
   local tx = setmetatable({ handle = handle, depth = 0, lock_timeout_ms = options.lock_timeout_ms }, Tx)
-  return after(fn, options, attempt, handle, raw_pcall(run_and_commit, fn, tx))
+  return after(fn, options, attempt, tx, raw_pcall(run_and_commit, fn, tx))
 end
 
 --- Runs fn(tx) in a transaction. Returning commits, raising rolls back. After a conflict (40001, 40P01) fn runs again
