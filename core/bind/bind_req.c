@@ -259,10 +259,13 @@ static int req_index(lua_State *L)
     int field = (int)lua_tointeger(L, -1);
     if (!field)
         lx_misuse(L, "req has no field \"%s\" (your own values go into req.ctx)", lua_tostring(L, 2));
+    /* What was read before stays readable after the request, as by a loader that refreshes in the background. */
+    if (field > F_LAST_PLAIN && push_cached(L, 1, 2))
+        return 1;
     struct call *call = call_check_req(L, 1);
     if (field <= F_LAST_PLAIN)
         push_plain_field(L, call, (enum field)field);
-    else if (!push_cached(L, 1, 2))
+    else
         push_computed_field(L, call, (enum field)field);
     return 1;
 }

@@ -142,7 +142,8 @@ static void on_missed(struct cache_forget *forget)
 static void on_forgotten(struct cache_forget *forget)
 {
     struct cache *cache = forget->cache;
-    forget_names(cache, &forget->names);
+    if (cache->has_l2) /* once more: what may have been read from Redis in between */
+        forget_names(cache, &forget->names);
     if (forget->records.len && cache->sweep)
         cache_sweep_done(cache->sweep, forget->records);
     report(forget);
