@@ -65,6 +65,12 @@ routes:post("/raw/:id", function(req)        -- a write that nobody tells the ca
   pg.exec("UPDATE things SET body = $2::jsonb WHERE id = $1", req.params.id, pg.jsonb(req:json()))
   return app.empty
 end)
+routes:get("/late/:id", function(req)        -- the loader reads req, also after the answer
+  return { value = cache.fetch("late:" .. req.params.id, { ttl = 0.05, stale = 60, jitter = 0 }, function()
+    task.sleep(0.02)
+    return req.params.id .. pg.value("SELECT count(*) FROM loads")
+  end) }
+end)
 routes:delete("/things/:id", function(req) cache.delete("thing:" .. req.params.id) return app.empty end)
 routes:delete("/tags/:tag", function(req) cache.purge_tag(req.params.tag) return app.empty end)
 routes:delete("/all", function() cache.purge_all() return app.empty end)
@@ -347,6 +353,14 @@ describe("chowk.cache", function()
     assert.equal(2, n_loads(s, "t22"))
   end)
 
+  it("lets a refresh read what the handler had read of its request", function()
+    local old = s:get("/late/x").json.value
+    s:exec("INSERT INTO loads (key) VALUES ('late')")
+    socket.sleep(0.06)                -- the ttl itself
+    assert.equal(old, s:get("/late/x").json.value)
+    eventually("the new value", function() return s:get("/late/x").json.value ~= old end)
+  end)
+
   it("serves the old value when the new one cannot be loaded", function()
     assert.equal(0, v(s, "t23", "?ttl=0.05&stale=60"))
     s:post("/raw/t23", { json = { v = 1, fail = true } })
@@ -450,6 +464,36 @@ describe("chowk.cache over workers and machines", function()
     assert.equal(0, v(a, "t5"))
     eventually("its claim is gone", function() return a:get("/stats").json.in_flight == 0 end)
     open_gate(a, "kill")
+  end)
+
+  it("answers the operator", function()
+    local function chowk(args)
+      return server.sh("cd " .. a.dir .. " && " .. os.getenv "CHOWK" .. " cache " .. args)
+    end
+    assert.equal(0, v(a, "t10", "?tag=cli"))
+    assert.equal(0, v(a, "t11", "?tag=cli"))
+    local out, code = chowk("")
+    assert.equal(0, code, out)
+    assert.truthy(out:find("\nloads +%d+\n") and out:find("\nl2 +yes\n"), out)
+    assert.truthy(chowk("stats --json"):find('^{"hits_l1":%d+,'))
+    for _, id in ipairs { "t10", "t11" } do
+      for _, s in ipairs { a, b } do s:post("/raw/" .. id, { json = { v = 1 } }) end
+    end
+    out, code = chowk("purge thing:t10")
+    assert.same({ "purged\n", 0 }, { out, code })
+    assert.equal(1, v(a, "t10", "?tag=cli"))
+    assert.equal(0, v(a, "t11", "?tag=cli"))
+    chowk("purge --tag cli")
+    assert.equal(1, v(a, "t11", "?tag=cli"))
+    for _, s in ipairs { a, b } do s:post("/raw/t11", { json = { v = 2 } }) end
+    chowk("purge --all")
+    assert.equal(2, v(a, "t11", "?tag=cli"))
+    eventually("b has heard of it", function() return v(b, "t11", "?tag=cli") == 2 end)
+    for _, wrong in ipairs { "purge", "purge --all x", "purge --tag", "drop", "stats x" } do
+      out, code = chowk(wrong)
+      assert.equal(2, code, wrong .. ": " .. out)
+    end
+    assert.equal(1, select(2, chowk("purge --tag 'a b'")))
   end)
 
   it("goes on without Redis, and forgets what it missed", function()

@@ -32,6 +32,10 @@ static const struct cli_command commands[] = {
      "  new NAME    create the next numbered file in migrations/\n"
      "  --dry-run   list what would be applied\n",
      cmd_migrate},
+    {"cache", "[stats | purge KEY… | purge --tag TAG… | purge --all]", "figures of the running server's cache; forget",
+     "Speaks to the server of the application here. purge forgets on all machines that share the Redis.\n"
+     "  --json   the answer as JSON\n",
+     cmd_cache},
     {"run", "[--dev] FILE [ARGS]", "run a Lua file with the application's services",
      "The file runs as a handler would: pg, redis and the application's modules are there, calls may wait. ARGS are\n"
      "its `...`. What it returns is printed; an error exits 1.\n  --dev   with development settings\n",

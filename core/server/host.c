@@ -60,13 +60,14 @@ static enum status open_replicas(struct host *host, const struct host_opts *opts
     return host->replicas ? OK : err_prefix(err, "pg.replica_urls");
 }
 
-static enum status open_redis(struct host *host, const struct host_opts *opts, struct err *err)
+enum status host_open_redis(const struct config *config, struct loop *loop, struct names *names, struct redis **out,
+                            struct err *err)
 {
-    if (!config_is_set(opts->config, CONFIG_REDIS_URL))
+    *out = NULL;
+    if (!config_is_set(config, CONFIG_REDIS_URL))
         return OK;
-    const struct config *config = opts->config;
-    struct redis_opts redis = {.loop = host->loop,
-                               .names = host->names,
+    struct redis_opts redis = {.loop = loop,
+                               .names = names,
                                .url = config_text(config, CONFIG_REDIS_URL),
                                .ca_file =
                                    config_is_set(config, CONFIG_REDIS_CA) ? config_text(config, CONFIG_REDIS_CA) : NULL,
@@ -74,8 +75,8 @@ static enum status open_redis(struct host *host, const struct host_opts *opts, s
                                .offline_ms = (uint32_t)config_number(config, CONFIG_REDIS_OFFLINE_WAIT),
                                .offline_max = (unsigned)config_number(config, CONFIG_REDIS_OFFLINE_QUEUE),
                                .max_blocking = (unsigned)config_number(config, CONFIG_REDIS_BLOCKING_CONNECTIONS)};
-    host->redis = redis_new(&redis, err);
-    return host->redis ? OK : err_prefix(err, "redis.url");
+    *out = redis_new(&redis, err);
+    return *out ? OK : err_prefix(err, "redis.url");
 }
 
 static int segment_fd(const struct host_opts *opts, enum segment segment)
@@ -109,17 +110,21 @@ static enum status open_limits(struct host *host, const struct host_opts *opts, 
     return host->limits ? OK : err_prefix(err, "limit");
 }
 
-static enum status open_cache(struct host *host, const struct host_opts *opts, struct err *err)
+struct cache_opts host_cache_opts(const struct config *config, const struct segments *segments)
 {
-    const struct config *config = opts->config;
-    struct cache_opts cache = {.loop = host->loop,
-                               .redis = host->redis,
-                               .pg = host->pg,
-                               .segment_fd = segment_fd(opts, SEGMENT_CACHE),
+    return (struct cache_opts){.segment_fd = segments ? segments->fds[SEGMENT_CACHE] : -1,
                                .size = (size_t)config_number(config, CONFIG_CACHE_SIZE),
                                .max_value = (size_t)config_number(config, CONFIG_CACHE_MAX_VALUE),
                                .l1_max_ttl_ms = (uint32_t)config_number(config, CONFIG_CACHE_L1_MAX_TTL),
                                .name_space = config_text(config, CONFIG_CACHE_NAMESPACE)};
+}
+
+static enum status open_cache(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    struct cache_opts cache = host_cache_opts(opts->config, opts->segments);
+    cache.loop = host->loop;
+    cache.redis = host->redis;
+    cache.pg = host->pg;
     host->cache = cache_new(&cache, err);
     return host->cache ? OK : ERR;
 }
@@ -175,7 +180,7 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
     if (status == OK && opts->has_services)
         status = open_replicas(host, opts, err);
     if (status == OK && opts->has_services)
-        status = open_redis(host, opts, err);
+        status = host_open_redis(opts->config, host->loop, host->names, &host->redis, err);
     if (status == OK && opts->has_services)
         status = open_seq(host, opts, err);
     if (status == OK && opts->has_services)

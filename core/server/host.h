@@ -6,6 +6,7 @@
 #include "script/vm.h"
 #include "server/config.h"
 #include "server/segments.h"
+#include "services/cache.h"
 
 struct host_opts {
     const struct config *config;     /* borrowed for the host's life */
@@ -34,6 +35,12 @@ struct host { /* read its fields; host_open and host_close write them */
 /* ERR: err as the operator should read it ("lua/store/routes/orders.lua:42: …"); what was opened is closed again. */
 enum status host_open(struct host *host, const struct host_opts *opts, struct err *err) MUST_CHECK;
 void host_close(struct host *host);
+
+/* For others who join what the workers share: *out stays NULL where no Redis is configured. */
+enum status host_open_redis(const struct config *config, struct loop *loop, struct names *names, struct redis **out,
+                            struct err *err) MUST_CHECK;
+struct cache_opts host_cache_opts(const struct config *config,
+                                  const struct segments *segments); /* but loop, redis, pg */
 
 /* The application's code, compiled and sealed: memfd for host_opts.bundle_fd; or -1. */
 int host_build_bundle(const struct config *config, struct err *err) MUST_CHECK;

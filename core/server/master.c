@@ -20,6 +20,7 @@
 #include "server/host.h"
 #include "server/listen.h"
 #include "server/ops.h"
+#include "server/ops_cache.h"
 #include "server/ops_stop.h"
 #include "server/run_dir.h"
 #include "server/supervisor.h"
@@ -34,6 +35,7 @@ struct master {
     struct supervisor *supervisor;
     struct ops *ops;
     struct ops_stop *ops_stop;
+    struct ops_cache *ops_cache;
     unsigned n_stops;
     struct err *err;
     int exit_code;
@@ -128,6 +130,8 @@ static enum status open_ops(struct master *master, struct err *err)
     master->ops = ops_new(master->loop, fd);
     master->ops_stop = ops_stop_new(&(struct ops_stop_opts){
         .loop = master->loop, .ops = master->ops, .stop = on_ops_stop, .n_workers = n_workers_alive, .data = master});
+    master->ops_cache = ops_cache_new(&(struct ops_cache_opts){
+        .loop = master->loop, .ops = master->ops, .config = master->opts->config, .segments = &master->segments});
     return OK;
 }
 
@@ -180,6 +184,7 @@ static void close_master(struct master *master)
     if (master->supervisor)
         supervisor_free(master->supervisor);
     ops_stop_free(master->ops_stop);
+    ops_cache_free(master->ops_cache);
     if (master->ops) {
         ops_unlink(config_text(master->opts->config, CONFIG_RUN_DIR)); /* while the lock is ours */
         ops_free(master->ops);
