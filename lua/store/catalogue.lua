@@ -1,14 +1,25 @@
---- What the catalogue reads from PostgreSQL: the categories, pages of products, one product's document.
+--- The catalogue as customers read it: the categories, pages of products, one product's document. All of it is cached,
+-- but for searches and later pages; whoever changes it says so with M.changes(slug) in his transaction. After a change
+-- by hand, in SQL, it is `chowk cache purge --tag catalogue`.
 -- Every function yields. `db` is nowhere a parameter here: nothing in this file belongs into a transaction.
+local cache = require "chowk.cache"
 local pg = require "chowk.pg"
 
 local M = {}
 
+-- A little stale is fine for what nobody has changed: it is served while one request loads it again.
+local DOCUMENT = { ttl = "6h", stale = "10m", tags = { "catalogue" } }
+local LISTS = { ttl = "1h", stale = "10m", tags = { "catalogue", "catalogue-lists" } }
+
+--- What tx:forget is told when a product changes: its document, and every list it may stand in.
+-- @param slug string  @return table
+function M.changes(slug)
+  return { keys = { "product:" .. slug }, tags = { "catalogue-lists" } }
+end
+
 local IMAGE_URL = "'/storage/v1/object/public/' || i.storage_path"
 
---- All active categories with how much there is in each.
--- @return raw JSON array
-function M.categories()
+local function read_categories()
   return pg.json [[
     SELECT c.slug, c.name, c.description, parent.slug AS parent,
            (SELECT count(*) FROM products p WHERE p.category_id = c.id AND p.is_active) AS products
@@ -16,15 +27,20 @@ function M.categories()
     WHERE c.is_active ORDER BY c.sort_order, c.id]]
 end
 
---- @return boolean
-function M.category_exists(slug)
-  return pg.value("SELECT true FROM categories WHERE slug = $1 AND is_active", slug) or false
+--- All active categories with how much there is in each.
+-- @return raw JSON array
+function M.categories()
+  return cache.fetch("categories", LISTS, read_categories)
 end
 
---- The whole document of one product, as /api/products/:slug answers it. It is cached for hours, so nothing that
--- changes with an order (stock) may be in it.
--- @return raw JSON object, or nil
-function M.product(slug)
+--- @return boolean
+function M.category_exists(slug)
+  return cache.fetch("category:" .. slug, LISTS, function()
+    return pg.value("SELECT true FROM categories WHERE slug = $1 AND is_active", slug)
+  end) or false
+end
+
+local function read_product(slug)
   return pg.json_one([[
     SELECT p.slug, p.name, p.description, p.price_paise, p.mrp_paise,
            json_build_object('slug', c.slug, 'name', c.name) AS category,
@@ -39,6 +55,13 @@ function M.product(slug)
            p.updated_at
     FROM products p JOIN categories c ON c.id = p.category_id
     WHERE p.slug = $1 AND p.is_active AND c.is_active]], slug)
+end
+
+--- The whole document of one product, as /api/products/:slug answers it. It is cached for hours, so nothing that
+-- changes with an order (stock) may be in it.
+-- @return raw JSON object, or nil
+function M.product(slug)
+  return cache.fetch("product:" .. slug, DOCUMENT, function() return read_product(slug) end)
 end
 
 -- ---- pages of products -------------------------------------------------------------------------------------
@@ -83,14 +106,22 @@ local function list_query(filter)
   return LIST .. where, params
 end
 
---- One page of active products, by keyset: a page costs the same however deep it lies.
+local function read_products(filter)
+  local sort, sql, params = SORTS[filter.sort], list_query(filter)
+  return pg.page(sql, { by = sort.by, desc = sort.desc, hide = ONLY_FOR_SORTING, limit = filter.limit,
+    cursor = filter.cursor }, unpack(params))
+end
+
+--- One page of active products, by keyset: a page costs the same however deep it lies. First pages are cached, without
+-- a search text, so that what strangers can ask for does not push them out.
 -- @param filter table {sort, limit, category?, q?, cursor?}   sort is one of M.SORTS
 -- @return raw JSON {items, next_cursor}   next_cursor is null on the last page
 -- Fails with 422 invalid_cursor.
 function M.products(filter)
-  local sort, sql, params = SORTS[filter.sort], list_query(filter)
-  return pg.page(sql, { by = sort.by, desc = sort.desc, hide = ONLY_FOR_SORTING, limit = filter.limit,
-    cursor = filter.cursor }, unpack(params))
+  if filter.q or filter.cursor then return read_products(filter) end
+  local key = ("products:%s:%d:%s"):format(filter.sort, filter.limit, filter.category or "")
+  if #key > 200 then return read_products(filter) end
+  return cache.fetch(key, LISTS, function() return read_products(filter) end)
 end
 
 return M

@@ -111,6 +111,14 @@ function M.events(s, order)
     .. order.number .. "'")[1].types
 end
 
+--- What an operator does after changing the catalogue by hand, in SQL.
+function M.forget(s)
+  local pipe = io.popen(("cd %s && %s cache purge --all 2>&1"):format(s.dir, os.getenv "CHOWK"))
+  local out = pipe:read("*a")
+  pipe:close()
+  if not out:find("^purged") then error(out, 2) end
+end
+
 --- Starts the shop with the specs' secrets.
 function M.start(server, opts)
   opts = opts or {}

@@ -3,7 +3,6 @@ local app = require "chowk.app"
 local t = require "chowk.schema"
 local catalogue = require "store.catalogue"
 local page = require "store.routes.page"
-local product_cache = require "store.product_cache"
 
 local routes = app.routes()
 
@@ -21,8 +20,7 @@ routes:get("/api/products/:slug", {
   summary = "One product with its images and variants", limit = "public",
   params = { slug = t.slug() },
 }, function(req)
-  return product_cache.fetch(req.params.slug, catalogue.product)
-    or app.fail(404, "product_not_found", "There is no such product.")
+  return catalogue.product(req.params.slug) or app.fail(404, "product_not_found", "There is no such product.")
 end)
 
 return routes

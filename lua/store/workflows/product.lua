@@ -1,7 +1,6 @@
 --- Changing a product.
 local pg = require "chowk.pg"
 local catalogue = require "store.catalogue"
-local product_cache = require "store.product_cache"
 
 local M = {}
 
@@ -14,15 +13,17 @@ local UPDATE = [[
          is_active = coalesce($6::boolean, is_active), updated_at = now()
   WHERE slug = $1 RETURNING slug]]
 
---- Updates a product and its cached document.
+--- Updates a product; from then on nobody reads the old one.
 -- @param slug string  @param fields table {name?, description?, price_paise?, mrp_paise?, is_active?}
 -- @return boolean, raw JSON|nil   whether the product exists; its new document, nil when it is no longer active
 -- Yields. Raises what pg raises.
 function M.update(slug, fields)
-  local found = pg.one(UPDATE, slug, fields.name, fields.description, fields.price_paise, fields.mrp_paise,
-    fields.is_active)
+  local found = pg.tx(function(tx)
+    tx:forget(catalogue.changes(slug))
+    return tx:one(UPDATE, slug, fields.name, fields.description, fields.price_paise, fields.mrp_paise, fields.is_active)
+  end)
   if not found then return false end
-  return true, product_cache.refresh(slug, catalogue.product)
+  return true, catalogue.product(slug)
 end
 
 return M
