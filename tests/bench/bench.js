@@ -14,7 +14,7 @@ import { limits } from './limits.js';
 
 const here = import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname);
 const { values: opt } = parseArgs({ options: {
-  jobs: { type: 'string', default: 'json,static,cached,product,list,order,verify' }, rounds: { type: 'string', default: '5' },
+  jobs: { type: 'string', default: 'json,static,cached,l1,product,list,order,verify' }, rounds: { type: 'string', default: '5' },
   seconds: { type: 'string', default: '4' }, connections: { type: 'string', default: '64' }, write: { type: 'boolean', default: false },
   only: { type: 'string' } } });
 const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'chowk-bench.'));
@@ -25,10 +25,12 @@ const median = (list) => [...list].sort((a, b) => a - b)[Math.floor((list.length
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // ---- the jobs: path for a GET, or a wrk script; which contestants can do it ----------------------------------
+const OWN_JSON = 'our json';
 const jobs = {
   json: { path: '/json', who: ['chowk', 'nginx', 'fastify', 'express'] },
   static: { path: '/static', who: ['nginx'] },
   cached: { script: 'cached', who: ['chowk', 'nginx', 'fastify', 'express'] },
+  l1: { script: 'l1', who: ['chowk', OWN_JSON] }, // a hit in shared memory, beside our own JSON job
   product: { script: 'product', who: ['chowk', 'fastify', 'express'] },
   list: { script: 'list', who: ['chowk', 'fastify', 'express'] },
   order: { script: 'order', who: ['chowk', 'fastify', 'express'] },
@@ -79,7 +81,8 @@ function usage(pid) {
   return { cpu: ticks / 100, peak };
 }
 
-async function wrk(job, port, seconds) {
+async function wrk(wanted, name, port, seconds) {
+  const job = name === OWN_JSON ? 'json' : wanted;
   const script = path.join(dir, job + '.lua');
   const head = jobs[job].script ? fs.readFileSync(path.join(here, 'wrk', jobs[job].script + '.lua'), 'utf8') : '';
   fs.writeFileSync(script, head + fs.readFileSync(path.join(here, 'wrk/report.lua'), 'utf8'));
@@ -95,9 +98,9 @@ async function wrk(job, port, seconds) {
 }
 
 async function measure(job, name, server) {
-  await wrk(job, server.port, 1); // warm: JIT, prepared statements, pools
+  await wrk(job, name, server.port, 1); // warm: JIT, prepared statements, pools
   const before = usage(server.child.pid);
-  const r = await wrk(job, server.port, Number(opt.seconds));
+  const r = await wrk(job, name, server.port, Number(opt.seconds));
   const after = usage(server.child.pid);
   return { ...r, cpu: ((after.cpu - before.cpu) * 1e6) / r.requests, peak: after.peak };
 }
@@ -138,11 +141,12 @@ const servers = {};
 const table = [];
 let physical = [];
 try {
-  for (const name of names) {
+  for (const name of names.filter((n) => n !== OWN_JSON)) {
     const port = await freePort();
     servers[name] = { port, child: start(name, db, port) };
     await ready(port, servers[name].child, name);
   }
+  servers[OWN_JSON] = servers.chowk;
   if (!opt.only) {
     physical = limits({ db, dir, seconds: Number(opt.seconds), redisSocket });
     for (const [what, rate] of physical) console.log(`${String(rate).padStart(8)}/s  ${what}`);
@@ -159,7 +163,7 @@ try {
     }
   }
 } finally {
-  for (const { child } of Object.values(servers)) child.kill('SIGTERM');
+  for (const server of Object.values(servers)) server?.child.kill('SIGTERM');
 }
 if (opt.write) {
   const machine = `${os.cpus().length} × ${os.cpus()[0].model.trim()}, ${Math.round(os.totalmem() / 2 ** 30)} GiB, Linux ${os.release()}`;

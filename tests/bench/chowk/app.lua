@@ -1,5 +1,6 @@
 -- The same jobs as peers/work.js, as a chowk author would write them.
 local app = require "chowk.app"
+local cache = require "chowk.cache"
 local json = require "chowk.json"
 local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
@@ -16,6 +17,13 @@ end)
 routes:get("/cached/:id", function(req)
   local text = redis.get("product:" .. req.params.id)
   return text and json.raw(text) or app.fail(404, "not_found")
+end)
+
+routes:get("/l1/:id", function(req)
+  return cache.fetch("product:" .. req.params.id, { ttl = "6h" }, function()
+    return pg.json_one([[SELECT id, slug, name, description, price_paise, is_active, created_at
+      FROM products WHERE id = $1]], req.params.id)
+  end) or app.fail(404, "not_found")
 end)
 
 routes:get("/products/:id", function(req)
