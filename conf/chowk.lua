@@ -53,6 +53,11 @@ return {
     },
   },
 
+  cache = {
+    -- size = "64MiB",       -- shared by the workers of a machine
+    -- namespace = "chowk",  -- of its keys in Redis; the same on all machines of this shop, another for another shop
+  },
+
   seq = {
     formats = { order = "PC{fy}-{n:6}" },   -- PC2627-000123: at most 16 characters, as a GST invoice allows
   },

@@ -275,6 +275,11 @@ function tx:lock(name, ids, options) end
 ---@return boolean
 function tx:advisory(key, options) end
 
+---Names what this transaction changes of the cache. After the commit, and before `pg.tx` returns, `cache.fetch` returns
+---nothing that was loaded before, on any machine; a crash in between is caught up with. Needs the table `cache_forget`.
+---@param what { keys?: string|string[], tags?: string|string[] }
+function tx:forget(what) end
+
 ---`try` inside a transaction: what fails in fn(tx) is undone, and the transaction goes on.
 ---@param fn fun(tx: chowk.pg.tx): ...
 ---@return ... # fn's results, or nil, err
