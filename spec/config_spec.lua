@@ -61,10 +61,10 @@ describe("configuration", function()
   it("refuses development secrets in production", function()
     refused("return {\n  razorpay = { key_secret = 'development_key_secret' } }",
       "conf/chowk.lua:2: razorpay.key_secret: the development value is refused in production; "
-      .. "set the one from your Razorpay dashboard")
+      .. "set your own")
     refused("return {}",
       "RAZORPAY_WEBHOOK_SECRET: razorpay.webhook_secrets: the development value is refused in production; "
-      .. "set the one from your Razorpay dashboard", "RAZORPAY_WEBHOOK_SECRET=new,development_webhook_secret")
+      .. "set your own", "RAZORPAY_WEBHOOK_SECRET=new,development_webhook_secret")
     local _, code = chowk("check", "RAZORPAY_WEBHOOK_SECRET=new,old")
     assert.equal(0, code)
     _, code = chowk("check --dev", "RAZORPAY_WEBHOOK_SECRET=development_webhook_secret")

@@ -94,6 +94,60 @@ bool crypto_equal(struct slice a, struct slice b)
     return a.len == b.len && CRYPTO_memcmp(bytes_of(a), bytes_of(b), a.len) == 0;
 }
 
+/* ---- sealing -------------------------------------------------------------------------------------------------- */
+
+enum { SEAL_VERSION = 1, NONCE_LEN = 12, TAG_LEN = 16 };
+
+static EVP_CIPHER_CTX *start_gcm(struct slice secret, struct slice context, const unsigned char *nonce, bool encrypts)
+{
+    unsigned char key[CRYPTO_SHA256_LEN];
+    int n;
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    CHECK(ctx && context.len < INT_MAX);
+    crypto_hmac_sha256(secret, SLICE("chowk seal 1"), key); /* any secret gives a key of the right length */
+    CHECK(EVP_CipherInit_ex(ctx, EVP_aes_256_gcm(), NULL, key, nonce, encrypts) == 1);
+    CHECK(EVP_CipherUpdate(ctx, NULL, &n, bytes_of(context), (int)context.len) == 1);
+    OPENSSL_cleanse(key, sizeof key);
+    return ctx;
+}
+
+void crypto_seal(struct slice secret, struct slice context, struct slice plain, struct buf *out)
+{
+    CHECK(plain.len < INT_MAX - CRYPTO_SEAL_EXTRA);
+    unsigned char *at = (unsigned char *)buf_reserve(out, plain.len + CRYPTO_SEAL_EXTRA);
+    int n = 0, rest;
+    at[0] = SEAL_VERSION;
+    crypto_random(at + 1, NONCE_LEN);
+    EVP_CIPHER_CTX *ctx = start_gcm(secret, context, at + 1, true);
+    unsigned char *text = at + 1 + NONCE_LEN;
+    CHECK(EVP_CipherUpdate(ctx, text, &n, bytes_of(plain), (int)plain.len) == 1 && (size_t)n == plain.len);
+    CHECK(EVP_CipherFinal_ex(ctx, text + n, &rest) == 1);
+    CHECK(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG_LEN, text + n) == 1);
+    EVP_CIPHER_CTX_free(ctx);
+    out->len += plain.len + CRYPTO_SEAL_EXTRA;
+}
+
+bool crypto_unseal(struct slice secret, struct slice context, struct slice sealed, struct buf *out)
+{
+    const unsigned char *in = bytes_of(sealed);
+    if (sealed.len < CRYPTO_SEAL_EXTRA || sealed.len >= INT_MAX || in[0] != SEAL_VERSION)
+        return false;
+    size_t len = sealed.len - CRYPTO_SEAL_EXTRA;
+    unsigned char *plain = (unsigned char *)buf_reserve(out, len + 1), tag[TAG_LEN];
+    int n = 0, rest;
+    memcpy(tag, in + 1 + NONCE_LEN + len, TAG_LEN);
+    EVP_CIPHER_CTX *ctx = start_gcm(secret, context, in + 1, false);
+    CHECK(EVP_CipherUpdate(ctx, plain, &n, in + 1 + NONCE_LEN, (int)len) == 1);
+    CHECK(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG_LEN, tag) == 1);
+    bool is_ours = EVP_CipherFinal_ex(ctx, plain + n, &rest) == 1;
+    EVP_CIPHER_CTX_free(ctx);
+    if (is_ours)
+        out->len += len;
+    else
+        OPENSSL_cleanse(plain, len);
+    return is_ours;
+}
+
 void crypto_random(void *out, size_t len)
 {
     CHECK(len <= INT_MAX);

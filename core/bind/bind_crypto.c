@@ -32,6 +32,27 @@ static int equal(lua_State *L)
     return 1;
 }
 
+/* seal(plain, secret, context) → bytes */
+static int seal(lua_State *L)
+{
+    struct slice plain = lx_check_slice(L, 1), secret = lx_check_slice(L, 2), context = lx_check_slice(L, 3);
+    struct buf *buf = vm_text(vm_of(L));
+    crypto_seal(secret, context, plain, buf);
+    lua_pushlstring(L, buf->ptr, buf->len);
+    return 1;
+}
+
+/* unseal(sealed, secret, context) → plain | nil */
+static int unseal(lua_State *L)
+{
+    struct slice sealed = lx_check_slice(L, 1), secret = lx_check_slice(L, 2), context = lx_check_slice(L, 3);
+    struct buf *buf = vm_text(vm_of(L));
+    if (!crypto_unseal(secret, context, sealed, buf))
+        return 0;
+    lua_pushlstring(L, buf->ptr, buf->len);
+    return 1;
+}
+
 static int random_bytes(lua_State *L)
 {
     lua_Number n = luaL_checknumber(L, 1);
@@ -104,11 +125,9 @@ static int unbase64url(lua_State *L)
 int bind_crypto_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"sha256", sha256},     {"hmac_sha256", hmac_sha256},
-        {"equal", equal},       {"random", random_bytes},
-        {"hex", hex},           {"unhex", unhex},
-        {"base64", base64},     {"base64url", base64url},
-        {"unbase64", unbase64}, {"unbase64url", unbase64url},
+        {"sha256", sha256}, {"hmac_sha256", hmac_sha256}, {"seal", seal},         {"unseal", unseal},
+        {"equal", equal},   {"random", random_bytes},     {"hex", hex},           {"unhex", unhex},
+        {"base64", base64}, {"base64url", base64url},     {"unbase64", unbase64}, {"unbase64url", unbase64url},
         {NULL, NULL},
     };
     lua_newtable(L);

@@ -134,13 +134,38 @@ static int commit_tx(lua_State *L)
     return co_park(L);
 }
 
-/* savepoint(handle, what, number) → true | false, err. what: 0, 1, 2 as enum pg_savepoint */
+static void on_sent(void *data UNUSED, const struct pg_result *result UNUSED, const struct err *err UNUSED) {}
+
+/* A savepoint that could not be set or released has failed the transaction: the next statement says so. */
+static void on_ignored(void *data UNUSED, const struct err *err UNUSED) {}
+
+/* send(handle, sql, …): goes out with the next statement and is not waited for; if it fails, so do those behind it. */
+static int send_statement(lua_State *L)
+{
+    struct handle *handle = check_handle(L, 1);
+    struct pg_call call = {0};
+    bind_pg_read_stack(L, 2, vm_scratch(vm_of(L)), &call);
+    co_check(L);
+    call.deadline_ms = co_deadline(co_current(L));
+    call.done = on_sent;
+    pg_tx_query(handle->tx, &call);
+    return 0;
+}
+
+/* savepoint(handle, what, number) → true | false, err. what: 0, 1, 2 as enum pg_savepoint. Only an undo waits: the
+ * others travel with what follows. */
 static int savepoint(lua_State *L)
 {
     struct handle *handle = check_handle(L, 1);
     enum pg_savepoint what = (enum pg_savepoint)luaL_checkinteger(L, 2);
     unsigned number = (unsigned)luaL_checkinteger(L, 3);
     struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    if (what != PG_SAVEPOINT_UNDO) {
+        pg_tx_savepoint(handle->tx, what, number, on_ignored, NULL);
+        co_op_abort(co);
+        lua_pushboolean(L, 1);
+        return 1;
+    }
     co_op_set_data(co, pg_tx_savepoint(handle->tx, what, number, on_control, co));
     return co_park(L);
 }
@@ -164,9 +189,9 @@ static int is_open(lua_State *L)
 
 void bind_pg_open_tx(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"begin", begin},         {"tx_query", tx_query}, {"tx_all", tx_all},   {"commit", commit_tx},
-        {"savepoint", savepoint}, {"rollback", rollback}, {"is_open", is_open}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"begin", begin},       {"tx_query", tx_query},   {"tx_all", tx_all},
+                                         {"commit", commit_tx},  {"send", send_statement}, {"savepoint", savepoint},
+                                         {"rollback", rollback}, {"is_open", is_open},     {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
     luaL_newmetatable(L, TX_META);
     lua_pushcfunction(L, rollback);

@@ -24,6 +24,7 @@ enum field {
     F_COOKIES,
     F_CTX,
     F_USER,
+    F_STEP, /* req:step and req:derived_key, where the route put them */
 };
 
 static NORETURN void raise_problem(lua_State *L, int status, const char *code, const char *detail)
@@ -243,6 +244,8 @@ static void push_computed_field(lua_State *L, struct call *call, enum field fiel
         push_cookies(L, call->req);
     else if (field == F_CTX)
         lua_newtable(L);
+    else if (field == F_STEP)
+        lx_misuse(L, "req:%s is for routes with idempotent = \"steps\"", lua_tostring(L, 2));
     else
         lua_pushnil(L);
     if (!lua_isnil(L, -1))
@@ -367,6 +370,7 @@ int bind_req_open(lua_State *L)
         {"method", F_METHOD},   {"path", F_PATH},         {"id", F_ID},         {"ip", F_IP},
         {"route", F_ROUTE},     {"deadline", F_DEADLINE}, {"params", F_PARAMS}, {"query", F_QUERY},
         {"headers", F_HEADERS}, {"cookies", F_COOKIES},   {"ctx", F_CTX},       {"user", F_USER},
+        {"step", F_STEP},       {"derived_key", F_STEP},
     };
     lua_createtable(L, 0, 3); /* the metatable */
     lua_newtable(L);

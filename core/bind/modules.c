@@ -18,6 +18,7 @@ const struct vm_module bind_modules[] = {
     {"seq", bind_seq_open},
     {"limit", bind_limit_open},
     {"cache", bind_cache_open},
+    {"idempotency", bind_idempotency_open},
     {NULL, NULL},
 };
 /* clang-format on */

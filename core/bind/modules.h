@@ -22,3 +22,4 @@ int bind_redis_open(lua_State *L);
 int bind_seq_open(lua_State *L);
 int bind_limit_open(lua_State *L);
 int bind_cache_open(lua_State *L);
+int bind_idempotency_open(lua_State *L);

@@ -208,9 +208,10 @@ void http_problem(struct http_request *req, int status, struct slice code, struc
 {
     struct problem problem = {.status = status, .code = code, .detail = detail, .extra = extra};
     char seconds[12];
+    bool says_when = retry_after_s > 0 || status == 503 || status == 429;
     (void)snprintf(seconds, sizeof seconds, "%d", retry_after_s < 1 ? 1 : retry_after_s);
     struct http_header retry_after = {SLICE("Retry-After"), slice_str(seconds)};
-    respond_problem(req, &problem, status == 503 || status == 429 ? &retry_after : NULL);
+    respond_problem(req, &problem, says_when ? &retry_after : NULL);
 }
 
 static void refuse_unread(struct http_conn *conn, const struct problem *problem)

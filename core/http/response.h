@@ -32,7 +32,7 @@ static inline struct slice http_body_slice(const struct buf *body)
  * copy) or any borrowed bytes. */
 void http_respond(struct http_request *req, const struct http_answer *answer, struct slice body);
 /* RFC 9457 problem: {"type","title","status","code","detail"?,"instance":id}; extra = more members as raw JSON
- * text `,"k":v` or empty. 503 and 429 get Retry-After (retry_after_s, at least 1). */
+ * text `,"k":v` or empty. 503 and 429 get Retry-After (retry_after_s, at least 1), others if it is > 0. */
 void http_problem(struct http_request *req, int status, struct slice code, struct slice detail, struct slice extra,
                   int retry_after_s);
 const char *http_reason(int status); /* "Not Found" */

@@ -17,12 +17,6 @@
 #define MAX_HEADERS 64
 #define ERROR_ID_LEN 16
 
-struct reply {
-    struct http_answer answer;
-    struct slice body;
-    int stream; /* stack index of its function, or 0 */
-};
-
 static bool fail(struct err *err, const char *what)
 {
     (void)err_set(err, ERR_INVALID, "%s", what);
@@ -42,7 +36,7 @@ static bool is_framing(struct slice name)
 }
 
 /* Value on top of the stack. */
-static bool add_header(lua_State *L, struct reply *reply, struct http_header *headers, struct slice name,
+static bool add_header(lua_State *L, struct call_reply *reply, struct http_header *headers, struct slice name,
                        struct err *err)
 {
     struct slice value;
@@ -69,7 +63,7 @@ static bool add_header(lua_State *L, struct reply *reply, struct http_header *he
 
 /* One entry, value on top: a list gives one header per item (Set-Cookie). Converted numbers would be new strings that
  * nothing anchors, so numbers are replaced in the table first. */
-static bool add_entry(lua_State *L, int table, struct reply *reply, struct http_header *headers, struct err *err)
+static bool add_entry(lua_State *L, int table, struct call_reply *reply, struct http_header *headers, struct err *err)
 {
     struct slice name;
     name.ptr = lua_tolstring(L, -2, &name.len);
@@ -92,7 +86,7 @@ static bool add_entry(lua_State *L, int table, struct reply *reply, struct http_
     return true;
 }
 
-static bool read_headers(struct call *call, lua_State *L, int table, struct reply *reply, struct err *err)
+static bool read_headers(struct call *call, lua_State *L, int table, struct call_reply *reply, struct err *err)
 {
     if (lua_type(L, table) != LUA_TTABLE)
         return fail(err, "the third value must be a table of headers");
@@ -110,7 +104,7 @@ static bool read_headers(struct call *call, lua_State *L, int table, struct repl
 /* ---- results ---------------------------------------------------------------------------------------------- */
 
 /* app.empty, app.redirect, app.stream: {status, headers?, stream?, content_type?} */
-static bool read_response(struct call *call, lua_State *L, int idx, struct reply *reply, struct err *err)
+static bool read_response(struct call *call, lua_State *L, int idx, struct call_reply *reply, struct err *err)
 {
     lua_getfield(L, idx, "status");
     if (reply->answer.status == 0)
@@ -127,7 +121,7 @@ static bool read_response(struct call *call, lua_State *L, int idx, struct reply
     return true;
 }
 
-static bool read_table(struct call *call, lua_State *L, int idx, struct reply *reply, struct err *err)
+static bool read_table(struct call *call, lua_State *L, int idx, struct call_reply *reply, struct err *err)
 {
     enum lx_kind kind = lx_kind_of(L, idx);
     if (kind == LX_RESPONSE)
@@ -142,7 +136,7 @@ static bool read_table(struct call *call, lua_State *L, int idx, struct reply *r
     return true;
 }
 
-static bool read_body(struct call *call, lua_State *L, int idx, struct reply *reply, struct err *err)
+static bool read_body(struct call *call, lua_State *L, int idx, struct call_reply *reply, struct err *err)
 {
     switch (lua_type(L, idx)) {
     case LUA_TTABLE:
@@ -164,7 +158,7 @@ static bool read_body(struct call *call, lua_State *L, int idx, struct reply *re
     return false;
 }
 
-static bool read_status(lua_State *L, int idx, struct reply *reply, struct err *err)
+static bool read_status(lua_State *L, int idx, struct call_reply *reply, struct err *err)
 {
     double status = lua_tonumber(L, idx);
     if (status < 200 || status > 599 || status != (int)status)
@@ -174,7 +168,7 @@ static bool read_status(lua_State *L, int idx, struct reply *reply, struct err *
 }
 
 /* Stack: …, results (n). Reads them into *reply; everything stays on the stack. */
-static bool read_results(struct call *call, lua_State *L, int n, struct reply *reply, struct err *err)
+static bool read_results(struct call *call, lua_State *L, int n, struct call_reply *reply, struct err *err)
 {
     int first = lua_gettop(L) - n + 1;
     if (n == 0)
@@ -207,14 +201,30 @@ static void route_name(const struct http_request *req, char *out, size_t size)
 
 static void answer_bug(struct call *call, struct slice message, const char *trace);
 
+/* As read_results; an error names the handler. */
+static bool read_answer(struct call *call, lua_State *L, int n_results, struct call_reply *reply, struct err *err)
+{
+    char route[256];
+    *reply = (struct call_reply){0};
+    if (lua_checkstack(L, 16) && read_results(call, L, n_results, reply, err))
+        return true;
+    route_name(call->req, route, sizeof route);
+    (void)err_prefix(err, "%s: the handler of %s", call->req->route->origin, route);
+    return false;
+}
+
+bool call_read_answer(struct call *call, lua_State *L, int n_results, struct call_reply *out, struct err *err)
+{
+    if (!read_answer(call, L, n_results, out, err))
+        return false;
+    return !out->stream || fail(err, "a stream cannot be the answer of an idempotent route");
+}
+
 bool call_answer(struct call *call, lua_State *L, int n_results)
 {
-    struct reply reply = {0};
+    struct call_reply reply;
     struct err err = {0};
-    if (!lua_checkstack(L, 16) || !read_results(call, L, n_results, &reply, &err)) {
-        char route[256];
-        route_name(call->req, route, sizeof route);
-        (void)err_prefix(&err, "%s: the handler of %s", call->req->route->origin, route);
+    if (!read_answer(call, L, n_results, &reply, &err)) {
         answer_bug(call, slice_str(err.message), NULL);
         return true;
     }

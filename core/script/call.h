@@ -8,7 +8,7 @@
 
 #include <lua.h>
 
-#include "http/request.h"
+#include "http/response.h"
 #include "script/co.h"
 #include "script/vm.h"
 
@@ -52,6 +52,14 @@ struct call *call_check_writer(lua_State *L, int idx);
 /* n results on top of L. Returns false if they start a stream: its function is on top of L then, and the head is sent.
  */
 bool call_answer(struct call *call, lua_State *L, int n_results);
+/* The same results read, not sent: for an answer that is kept. What *out holds is borrowed from L and the server's
+ * scratch buffer. False: err says what is wrong with them; a stream cannot be kept. */
+struct call_reply {
+    struct http_answer answer;
+    struct slice body;
+    int stream; /* stack index of its function, or 0 */
+};
+bool call_read_answer(struct call *call, lua_State *L, int n_results, struct call_reply *out, struct err *err);
 void call_answer_error(struct call *call, lua_State *L, const char *trace); /* error on top of L */
 /* Logs an error that was raised where no answer can be given any more. */
 void call_log_error(struct call *call, const char *what, lua_State *L, const char *trace);

@@ -105,6 +105,14 @@ static int is_err(lua_State *L)
     return 1;
 }
 
+/* is_problem(value) → boolean: what app.fail raises */
+static int is_problem(lua_State *L)
+{
+    luaL_checkany(L, 1);
+    lua_pushboolean(L, lx_kind_of(L, 1) == LX_PROBLEM);
+    return 1;
+}
+
 /* is_loading() → boolean */
 static int is_loading(lua_State *L)
 {
@@ -126,6 +134,7 @@ void loader_open(lua_State *L)
         {"outward", co_park_outward},
         {"meta", meta},
         {"is_err", is_err},
+        {"is_problem", is_problem},
         {NULL, NULL},
     };
     lua_pushcfunction(L, load_embedded);

@@ -343,7 +343,7 @@ static enum status check_production(const struct config *config, struct err *err
         if (!(info->flags & CONFIG_DEVELOPMENT_ONLY) || !holds(&config->values[key], info->development_fallback))
             continue;
         return fail_at(config, (enum config_key)key, err,
-                       "the development value is refused in production; set the one from your Razorpay dashboard");
+                       "the development value is refused in production; set your own");
     }
     return OK;
 }

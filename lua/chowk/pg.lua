@@ -150,6 +150,9 @@ end
 --- The last statements together with COMMIT, in one round trip: `return tx:commit{ {sql, …} }`. The transaction ends.
 -- @return list of lists of rows  Raises commit_unknown if the connection broke after COMMIT was sent. Yields.
 function Tx:commit(list)
+  if self.keeps_answer then
+    misuse("tx:commit: an idempotent route commits together with its answer: write tx:defer{…} and return")
+  end
   local n_deferred = self.deferred and #self.deferred or 0
   local lists = settle(core.tx_all(self.handle, behind(self.deferred, list), true))
   if n_deferred == 0 then return lists end

@@ -3,6 +3,7 @@
 -- A route without options and middleware is its bare handler. Otherwise, in this order: auth, validation of params,
 -- query and body (all errors together), the `use` functions from the outermost in, the handler. Everything is decided
 -- while loading; a mistake in a declaration is an error that names its line.
+local config = require("chowk.core.config").read()
 local core = require "chowk.core.vm"
 local req_core = require "chowk.core.req"
 local limit = require "chowk.limit"
@@ -56,8 +57,20 @@ local function read_limit(names)
   return { phase = phase, check = check }
 end
 
+local function idempotent(value)
+  if value == true or value == "steps" then return value end
+  raise.misuse('idempotent: expected true or "steps", got %s', tostring(value))
+end
+
+local function guest(value)
+  local name = type(value) == "string" and value:match("^body%.([%w_]+)$")
+  if not name then raise.misuse('guest: expected a member of the body, as in "body.email", got %s', tostring(value)) end
+  return name
+end
+
 local READERS = { params = schema.compile, query = schema.compile, body = schema.compile, auth = auth, max_body = bytes,
-  deadline = deadline, limit = read_limit, summary = of_type "string", tags = of_type "table", name = of_type "string" }
+  deadline = deadline, limit = read_limit,
+  idempotent = idempotent, guest = guest, summary = of_type "string", tags = of_type "table", name = of_type "string" }
 
 local function read_options(options)
   local out = {}
@@ -165,10 +178,14 @@ local function run_chain(chain, i, req, ...)
   return run_chain(chain, i + 1, req, fn(req))
 end
 
-local function wrap(options, uses, handler)
+local function wrap(options, uses, handler, pattern)
   local chain = {}
   for i, fn in ipairs(uses) do chain[i] = fn end
   chain[#chain + 1] = handler
+  if options.idempotent then
+    local library = options.idempotent == "steps" and "chowk.idempotency_steps" or "chowk.idempotency"
+    chain[#chain] = require(library).wrap(handler, options.guest, pattern)
+  end
   local has_schema = options.params or options.query or options.body
   local check = options.auth
   local phase, check_limit
@@ -198,16 +215,31 @@ local function check_params(entry, pattern)
   end
 end
 
+local function check_idempotent(entry)
+  local options = entry.options
+  if not options.idempotent then return end
+  if type(config["app.secret"]) ~= "table" or #config["app.secret"] == 0 then
+    error(entry.origin .. ": idempotent: kept answers are encrypted: set APP_SECRET (app.secret)", 0)
+  end
+  if not options.auth and not options.guest then
+    error(entry.origin .. ': idempotent: say whose keys they are: `auth`, or guest = "body.email"', 0)
+  end
+  if options.guest and not options.body then
+    error(entry.origin .. ": guest: it names a member of the body, so the route needs a `body` schema", 0)
+  end
+end
+
 local function compile_entry(entry, prefix, uses)
   local options = entry.options
   local pattern = entry.pattern
   if prefix ~= "" then pattern = pattern == "/" and prefix or prefix .. pattern end
   check_params(entry, pattern)
+  check_idempotent(entry)
   if options.limit and options.limit.phase == "body" and not options.body then
     error(("%s: limit: it counts by a member of the body, so the route needs a `body` schema"):format(entry.origin), 0)
   end
   local is_bare = #uses == 0 and not (options.auth or options.params or options.query or options.body
-    or options.limit and options.limit.phase)
+    or options.limit and options.limit.phase or options.idempotent)
   if options.name then
     local twin = named[options.name]
     if twin then
@@ -217,7 +249,7 @@ local function compile_entry(entry, prefix, uses)
   end
   return {
     method = entry.method, pattern = pattern, origin = entry.origin, summary = options.summary,
-    run = is_bare and entry.handler or wrap(options, uses, entry.handler),
+    run = is_bare and entry.handler or wrap(options, uses, entry.handler, pattern),
     wants_req = not is_bare or takes_arguments(entry.handler),
     max_body = options.max_body or 0, deadline_ms = math.ceil((options.deadline or 0) * 1000),
   }

@@ -34,6 +34,18 @@ function req:body() end
 ---@return string|nil
 function req:header(name) end
 
+---One atomic phase of a route with `idempotent = "steps"`: fn's effects are committed together with its result, which a
+---retry of the request gets without running fn again. Yields.
+---@param name string
+---@param fn fun(tx: chowk.pg.tx): any a value that JSON has
+---@return any
+function req:step(name, fn) end
+
+---A key for a call out, the same in every retry of the request: 32 characters of 0-9a-f.
+---@param name string
+---@return string
+function req:derived_key(name) end
+
 ---@class chowk.response
 
 ---@alias chowk.handler fun(req: chowk.req): any, any, table<string, string|number|string[]>|nil
@@ -45,6 +57,9 @@ function req:header(name) end
 ---@field auth? fun(req: chowk.req): any the user, or nil: 401
 ---@field limit? string|string[] classes of limit.classes (chowk.limit): 429 when over one of them
 ---@field max_body? integer|string bytes, or "10MiB"
+---@field idempotent? true|"steps" done once per Idempotency-Key: true calls handler(req, tx) in the transaction that
+---also keeps the answer; "steps" gives it req:step and req:derived_key
+---@field guest? string whose keys they are when nobody is signed in: "body.email"
 ---@field deadline? number|string seconds, or "5s"
 ---@field summary? string
 ---@field tags? string[]

@@ -3,7 +3,6 @@ local app = require "chowk.app"
 local log = require "chowk.log"
 local t = require "chowk.schema"
 local guest_token = require "store.guest_token"
-local idempotency = require "store.idempotency"
 local order = require "store.workflows.order"
 local place_of_supply = require "store.policies.place_of_supply"
 local settings = require "store.settings"
@@ -38,18 +37,20 @@ local new_order = t.object {
 
 routes:post("/api/orders", {
   summary = "Place an order (Idempotency-Key required)", limit = "orders", body = new_order,
-}, function(req)
+  idempotent = true, guest = "body.email",
+}, function(req, tx)
   local body = req:json()
   local state = place_of_supply.code(body.shipping_address.state)
   if not state then app.fail(422, "unknown_state", "shipping_address.state is not a state of India.") end
   local coupon = body.coupon and body.coupon:match("^%s*(.-)%s*$"):upper()
-  return idempotency.answer(order.place(req, {
+  local placed = order.place(tx, {
     items = body.items,
     email = body.email,
     shipping_address = body.shipping_address,
     place_of_supply = state,
     coupon = coupon ~= "" and coupon or nil,
-  }))
+  })
+  return 201, placed, { Location = "/api/orders/" .. placed.number }
 end)
 
 app.on_start(function()

@@ -1,18 +1,18 @@
 --- Placing an order: one transaction, decided before anything is written.
 --
---   1. claim the Idempotency-Key, lock the stock in SKU order, read prices                          (one round trip)
+--   1. lock the stock in SKU order, read prices; the claim of the Idempotency-Key travels with it  (one round trip)
 --   2. lock the coupon and count its uses, if there is one                                          (one)
---   3. reserve the stock, insert order, lines, event and the stored answer, commit                  (one)
+--   3. reserve the stock, insert order, lines and event; the kept answer and COMMIT with them       (one)
 --
 -- Locks are taken in the same sequence by everyone: key, SKUs, coupon. The order number comes from a block leased in
 -- memory, so that nobody queues on one row of the database.
-local json = require "chowk.json"
+local app = require "chowk.app"
+local crypto = require "chowk.crypto"
 local pg = require "chowk.pg"
 local seq = require "chowk.seq"
 local coupon_policy = require "store.policies.coupon"
 local gst = require "store.policies.gst"
 local guest_token = require "store.guest_token"
-local idempotency = require "store.idempotency"
 local razorpay_id = require "store.razorpay_id"
 local settings = require "store.settings"
 local shipping = require "store.policies.shipping"
@@ -157,76 +157,42 @@ local function describe(order)
     subtotal_paise = order.subtotal_paise, discount_paise = order.discount_paise,
     shipping_paise = order.shipping_paise, tax_paise = order.tax_paise, total_paise = order.total_paise,
     coupon = order.coupon_code, items = items, razorpay_order_id = order.razorpay_order_id,
+    access_token = guest_token.of(order.id),
   }
-end
-
---- The guest's token is added after the answer was stored, byte for byte the same in a replay.
-local function with_token(answer)
-  if answer.status == 201 and answer.order_id then
-    answer.body = answer.body:sub(1, -2) .. ',"access_token":"' .. guest_token.of(answer.order_id) .. '"}'
-  end
-  return answer
-end
-
---- Stores a refusal as this key's answer. Nothing was written before, so there is nothing to undo.
-local function finish_refused(tx, claim, refusal)
-  local answer = {
-    status = refusal.status,
-    body = idempotency.problem(refusal.status, refusal.code, refusal.detail),
-  }
-  tx:commit { claim:keep(answer) }
-  return answer
-end
-
-local function finish_placed(tx, claim, order)
-  local last = { stock.reserve(order.lines), insert_order(order) }
-  if order.coupon_code then last[#last + 1] = count_coupon(order) end
-  local answer = {
-    status = 201,
-    body = json.encode(describe(order)),
-    order_id = order.id,
-    headers = { Location = "/api/orders/" .. order.number },
-  }
-  last[#last + 1] = claim:keep(answer)
-  tx:commit(last)
-  return answer
 end
 
 -- ---- the workflow ------------------------------------------------------------------------------------------
 
-local function place(tx, claim, request)
-  local order = {
-    lines = merge(request.items), email = request.email, shipping_address = request.shipping_address,
-    place_of_supply = request.place_of_supply, coupon_code = request.coupon, user_id = request.user_id,
-  }
-  local r = tx:all { claim:lock(), claim:find(), stock.lock_and_price(order.lines, claim:lock_name()) }
-  local earlier = claim:judge(r[1][1], r[2][1])
-  if earlier then return earlier end
-  order.id = r[1][1].id
+local function refuse_order(refusal) app.fail(refusal.status, refusal.code, refusal.detail) end
 
-  local ok, refusal = fill(order.lines, r[3])
-  if not ok then return finish_refused(tx, claim, refusal) end
+local function defer_all(tx, order)
+  tx:defer { stock.reserve(order.lines), insert_order(order) }
+  if order.coupon_code then tx:defer { count_coupon(order) } end
+end
+
+--- Places an order in the caller's transaction.
+-- @param tx transaction   of an idempotent route: it commits together with the answer
+-- @param request table    {items = {{sku, quantity}}, email, shipping_address, place_of_supply, coupon?, user_id?}
+-- @return table           the order as its buyer sees it
+-- Yields. Fails with 409 (out_of_stock) and 422; raises what pg raises.
+function M.place(tx, request)
+  local order = {
+    id = crypto.uuid(), lines = merge(request.items), email = request.email,
+    shipping_address = request.shipping_address, place_of_supply = request.place_of_supply,
+    coupon_code = request.coupon, user_id = request.user_id,
+  }
+  local ok, refusal = fill(order.lines, tx:query(unpack(stock.lock_and_price(order.lines))))
+  if not ok then refuse_order(refusal) end
   local coupon
   if order.coupon_code then
     coupon, refusal = take_coupon(tx, order)
-    if not coupon then return finish_refused(tx, claim, refusal) end
+    if not coupon then refuse_order(refusal) end
   end
   settle_amounts(order, coupon)
-
   order.number = seq.next("order")
   order.razorpay_order_id = settings.development and razorpay_id.order() or nil
-  return finish_placed(tx, claim, order)
-end
-
---- Places an order once per Idempotency-Key.
--- @param req request      for its key and fingerprint
--- @param request table    {items = {{sku, quantity}}, email, shipping_address, place_of_supply, coupon?, user_id?}
--- @return table           {status, body, headers} for idempotency.answer: 201, a replay, or a 4xx
--- Yields. Fails with 400 (no key), 422 (key used for something else); raises what pg raises.
-function M.place(req, request)
-  local caller = request.user_id and "user:" .. request.user_id or "guest:" .. request.email:lower()
-  local claim = idempotency.claim(req, caller)
-  return with_token(pg.tx(function(tx) return place(tx, claim, request) end))
+  defer_all(tx, order)
+  return describe(order)
 end
 
 --- An order as its buyer sees it.

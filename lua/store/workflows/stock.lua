@@ -11,22 +11,20 @@ local function columns(lines)
 end
 
 --- Statement: locks the tracked SKUs and reads all of them with their product: price, tax, what is left.
--- Nothing is locked unless this transaction holds the advisory lock `lock_name` (a duplicate must not queue here).
 -- The CTE's values are those of the locked row, not of the snapshot: what others reserved while we waited is seen.
 -- @param lines table[] {sku, quantity}   each SKU once
-function M.lock_and_price(lines, lock_name)
+function M.lock_and_price(lines)
   local skus = columns(lines)
   return { [[
-    WITH own AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended($2::text, 0)) AS yes),
-    l AS MATERIALIZED (
+    WITH l AS MATERIALIZED (
       SELECT sku, on_hand - reserved AS available FROM inventory
-      WHERE sku = ANY ($1::text[]) AND track AND (SELECT yes FROM own) ORDER BY sku FOR UPDATE)
+      WHERE sku = ANY ($1::text[]) AND track ORDER BY sku FOR UPDATE)
     SELECT v.sku, v.options, v.track, coalesce(l.available, 0) AS available,
            p.price_paise + v.extra_paise AS price_paise, p.id AS product_id, p.name, p.hsn, p.gst_rate_bp,
            p.fulfillment_partner, p.is_active,
            (SELECT storage_path FROM product_images i WHERE i.product_id = p.id ORDER BY position LIMIT 1) AS image_path
     FROM inventory v JOIN products p ON p.id = v.product_id LEFT JOIN l ON l.sku = v.sku
-    WHERE v.sku = ANY ($1::text[])]], skus, lock_name }
+    WHERE v.sku = ANY ($1::text[])]], skus }
 end
 
 --- Statement: reserves pieces of SKUs locked before. The table's CHECK refuses what a mistake would oversell.

@@ -200,18 +200,39 @@ static void test_unbase64_refuses(void **state)
     buf_free(&out);
 }
 
+static void test_sealed_opens_only_as_it_was_sealed(void **state)
+{
+    struct buf sealed = {0}, again = {0}, plain = {0};
+    (void)state;
+    crypto_seal(SLICE("secret"), SLICE("order 1"), SLICE("four words of text"), &sealed);
+    crypto_seal(SLICE("secret"), SLICE("order 1"), SLICE("four words of text"), &again);
+    assert_int_equal(sealed.len, 18 + CRYPTO_SEAL_EXTRA);
+    assert_memory_not_equal(sealed.ptr, again.ptr, sealed.len);
+    assert_true(crypto_unseal(SLICE("secret"), SLICE("order 1"), buf_as_slice(&sealed), &plain));
+    assert_int_equal(plain.len, 18);
+    assert_memory_equal(plain.ptr, "four words of text", 18);
+    assert_false(crypto_unseal(SLICE("secrex"), SLICE("order 1"), buf_as_slice(&sealed), &plain));
+    assert_false(crypto_unseal(SLICE("secret"), SLICE("order 2"), buf_as_slice(&sealed), &plain));
+    for (size_t i = 0; i < sealed.len; i++) {
+        sealed.ptr[i] ^= 1;
+        assert_false(crypto_unseal(SLICE("secret"), SLICE("order 1"), buf_as_slice(&sealed), &plain));
+        sealed.ptr[i] ^= 1;
+    }
+    assert_false(crypto_unseal(SLICE("secret"), SLICE(""), slice_of(sealed.ptr, CRYPTO_SEAL_EXTRA - 1), &plain));
+    assert_int_equal(plain.len, 18);
+    buf_free(&sealed);
+    buf_free(&again);
+    buf_free(&plain);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256),
-        cmocka_unit_test(test_hmac_rfc4231),
-        cmocka_unit_test(test_hmac_empty),
-        cmocka_unit_test(test_hmac_on_threads),
-        cmocka_unit_test(test_equal),
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_hex),
-        cmocka_unit_test(test_base64),
-        cmocka_unit_test(test_unbase64_refuses),
+        cmocka_unit_test(test_sha256),     cmocka_unit_test(test_hmac_rfc4231),
+        cmocka_unit_test(test_hmac_empty), cmocka_unit_test(test_hmac_on_threads),
+        cmocka_unit_test(test_equal),      cmocka_unit_test(test_random),
+        cmocka_unit_test(test_hex),        cmocka_unit_test(test_sealed_opens_only_as_it_was_sealed),
+        cmocka_unit_test(test_base64),     cmocka_unit_test(test_unbase64_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
