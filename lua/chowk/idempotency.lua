@@ -193,15 +193,15 @@ end
 
 --- What a refused claim comes to: the kept record, or the error that says why there is none. Yields.
 function M.resolve(claim, err)
+  -- The lock first: once it is free, what its last holder committed can be seen.
+  local is_free = pg.value("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))", claim.context)
   local earlier = pg.one(FIND, claim.scope, claim.key, claim.fingerprint)
   if earlier then
     if not earlier.same then M.reused() end
     return M.unseal(claim, earlier.answer)
   end
-  local is_own = err.sqlstate ~= "CH409" and err.sqlstate ~= "CH200"
-  if is_own and pg.value("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))", claim.context) then
-    error(err, 0) -- nobody was at it: the handler went on after a failed statement
-  end
+  local is_ours = err.sqlstate == "CH409" or err.sqlstate == "CH200"
+  if is_free and not is_ours then error(err, 0) end -- nobody was at it: the handler went on after a failed statement
   M.in_progress()
 end
 
