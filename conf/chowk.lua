@@ -60,6 +60,7 @@ return {
 
   seq = {
     formats = { order = "PC{fy}-{n:6}" },   -- PC2627-000123: at most 16 characters, as a GST invoice allows
+    -- gapless = { invoice = "INV{fy}/{n:6}" },   -- for tx:gapless: counted in the transaction, without gaps
   },
 
   payments = {

@@ -1,5 +1,6 @@
 -- chowk.seq: formatted numbers, unique over workers, restarts and kills, in and out of transactions.
 local server = require "spec.support.server"
+local socket = require "socket"
 
 local CHOWK = os.getenv "CHOWK"
 
@@ -142,11 +143,11 @@ describe("chowk.seq", function()
   it("stays unique when a worker is killed, and over a restart", function()
     local seen = {}
     gather(seen, s:parallel(requests("/many", 20)))
-    local pids = server.sh("pgrep -P " .. s.pid)
+    local pids = server.sh("pgrep -P " .. s.pid .. " -f -- --worker")
     local victim = assert(pids:match("%d+"))
     server.sh("kill -9 " .. victim)
     server.eventually("another worker", function()
-      local now = server.sh("pgrep -P " .. s.pid)
+      local now = server.sh("pgrep -P " .. s.pid .. " -f -- --worker")
       local _, n = now:gsub("%d+", "")
       return n == 2 and not now:find(victim, 1, true)
     end)
@@ -158,7 +159,7 @@ describe("chowk.seq", function()
 
   it("is one memory for all workers", function()
     local inodes = {}
-    for pid in server.sh("pgrep -P " .. s.pid):gmatch("%d+") do
+    for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do
       local maps = server.sh("cat /proc/" .. pid .. "/maps")
       inodes[#inodes + 1] = assert(maps:match("rw%-s %x+ %x+:%x+ (%d+) +/memfd:chowk%-seq"), maps)
     end
@@ -191,5 +192,70 @@ describe("seq.formats", function()
     refused('{ order = "PC{fy}" }', "order: a format has the counter once, with its width: {n:6}")
     refused("{ order = 7 }", "order: expected a string")
     server.sh("rm -rf " .. dir)
+  end)
+end)
+
+describe("tx:gapless", function()
+  local GAPLESS = [[
+local app, pg, seq = require "chowk.app", require "chowk.pg", require "chowk.seq"
+local routes = app.routes()
+routes:get("/invoice/:how", function(req)
+  return pg.tx(function(tx)
+    local number = tx:gapless("invoice")
+    tx:exec("INSERT INTO invoices VALUES ($1)", number)
+    if req.params.how == "undo" then app.fail(409, "undone") end
+    return { number = number }
+  end)
+end)
+routes:get("/old", function() return { number = pg.tx(function(tx) return tx:gapless("invoice/2019-20") end) } end)
+routes:get("/misuse/:n", function(req)
+  local cases = { function(tx) return tx:gapless("order") end, function(tx) return tx:gapless("invoice/19") end,
+    function(tx) return tx:gapless(7) end, function() return seq.next("invoice") end }
+  return pg.tx(cases[tonumber(req.params.n)])
+end)
+return routes
+]]
+  local s
+  setup(function()
+    s = server.start { app = GAPLESS, config = { workers = 3,
+      seq = { formats = { order = "PC{n:6}" }, gapless = { invoice = "INV{fy}/{n:6}" } } } }
+    s:exec(schema() .. "; CREATE TABLE invoices (number text PRIMARY KEY)")
+  end)
+  teardown(function() s:stop() end)
+
+  it("has no gap, whatever is undone or killed", function()
+    local stop = socket.gettime() + 3
+    local n_kills = 0
+    repeat
+      local calls = {}
+      for i = 1, 60 do calls[i] = { "GET", i % 3 == 0 and "/invoice/undo" or "/invoice/keep" } end
+      local killer = io.popen("sleep 0.01; kill -9 $(pgrep -P " .. s.pid .. " -f -- --worker | head -1) 2>/dev/null; echo done")
+      pcall(s.parallel, s, calls)
+      killer:read("*a")
+      killer:close()
+      n_kills = n_kills + 1
+    until socket.gettime() > stop or n_kills == 5
+    local rows = s:sql("SELECT count(*) AS n, min(number), max(number) FROM invoices")[1]
+    assert.truthy(rows.n > 50)
+    assert.truthy(rows.min:find("^INV%d%d%d%d/000001$"))
+    assert.equal(rows.n, tonumber(rows.max:match("%d+$")))
+  end)
+
+  it("counts a period that has ended, and says what it does not know", function()
+    server.eventually("a worker", function() return pcall(s.get, s, "/old") end)
+    assert.truthy(s:get("/old").json.number:find("^INV1920/"))
+    local texts = { 'there is no sequence "order": add it to seq.gapless', '"19" is no period of sequence invoice',
+      "expected the name of a sequence, got number", "take its numbers with tx:gapless" }
+    for i, text in ipairs(texts) do
+      assert.equal(500, s:get("/misuse/" .. i).status)
+      assert.truthy(s:log():find(text, 1, true), text)
+    end
+  end)
+
+  it("is a sequence of its own", function()
+    local ok, why = pcall(server.start, { app = GAPLESS,
+      config = { seq = { formats = { invoice = "X{n:6}" }, gapless = { invoice = "INV{n:6}" } } } })
+    assert.falsy(ok)
+    assert.truthy(tostring(why):find("invoice: a sequence is in seq.formats or in seq.gapless", 1, true), why)
   end)
 end)

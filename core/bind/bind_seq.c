@@ -4,6 +4,7 @@
 
 #include <lauxlib.h>
 
+#include "base/clock.h"
 #include "script/co.h"
 #include "script/lx.h"
 #include "script/vm.h"
@@ -69,6 +70,8 @@ static int check_seq(lua_State *L, const struct seq *seq)
     if (id < 0)
         lx_misuse(L, "seq.%s: there is no sequence \"%.*s\": add it to seq.formats in conf/chowk.lua", fn,
                   SLICE_FMT(name));
+    if (seq_def(seq, id)->is_gapless)
+        lx_misuse(L, "seq.%s: sequence \"%.*s\" has no gaps: take its numbers with tx:gapless", fn, SLICE_FMT(name));
     if (lua_toboolean(L, 2) && !seq_def(seq, id)->format[0])
         lx_misuse(L, "seq.next: sequence \"%.*s\" has no format in seq.formats: write seq.value", SLICE_FMT(name));
     return id;
@@ -101,10 +104,42 @@ static int take(lua_State *L)
     return co_park(L);
 }
 
+/* The gapless sequence called arg 1. */
+static const struct seq_def *check_gapless(lua_State *L)
+{
+    const struct seq *seq = vm_env(vm_of(L))->seq;
+    struct slice name = lx_check_slice(L, 1);
+    int id = seq ? seq_find(seq, name) : -1;
+    if (id < 0 || !seq_def(seq, id)->is_gapless)
+        lx_misuse(L, "tx:gapless: there is no sequence \"%.*s\": add it to seq.gapless in conf/chowk.lua",
+                  SLICE_FMT(name));
+    return seq_def(seq, id);
+}
+
+/* period(name) → text: the one that counts now */
+static int current_period(lua_State *L)
+{
+    lua_pushstring(L, seq_period_at(check_gapless(L)->cycle, clock_wall_ms()).text);
+    return 1;
+}
+
+/* write(name, period, value) → true, text | false, err */
+static int write_number(lua_State *L)
+{
+    const struct seq_def *def = check_gapless(L);
+    struct slice text = lx_check_slice(L, 2);
+    struct seq_number number = {.def = def, .value = (int64_t)luaL_checknumber(L, 3)};
+    if (text.len != strlen(seq_period_at(def->cycle, clock_wall_ms()).text))
+        lx_misuse(L, "tx:gapless: \"%.*s\" is no period of sequence %s", SLICE_FMT(text), def->name);
+    memcpy(number.period.text, text.ptr, text.len);
+    return push_text(L, &number);
+}
+
 int bind_seq_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"take", take}, {NULL, NULL}};
-    lua_createtable(L, 0, 1);
+    static const luaL_Reg functions[] = {
+        {"take", take}, {"period", current_period}, {"write", write_number}, {NULL, NULL}};
+    lua_createtable(L, 0, 3);
     luaL_setfuncs(L, functions, 0);
     return 1;
 }

@@ -368,14 +368,16 @@ static enum status check_sequences(const struct config *config, struct err *err)
     struct err why = {0};
     struct seq_defs defs;
     const char *key = NULL;
-    buf_printf(&json, "{\"seq.formats\":%s,\"seq.periods\":%s}", tree_or_null(config, CONFIG_SEQ_FORMATS),
+    buf_printf(&json, "{\"seq.formats\":%s,\"seq.gapless\":%s,\"seq.periods\":%s}",
+               tree_or_null(config, CONFIG_SEQ_FORMATS), tree_or_null(config, CONFIG_SEQ_GAPLESS),
                tree_or_null(config, CONFIG_SEQ_PERIODS));
     enum status status = seq_defs_read(buf_as_slice(&json), &defs, &key, &why);
     buf_free(&json);
     if (status == OK)
         return OK;
-    bool is_period = strcmp(key, config_keys[CONFIG_SEQ_PERIODS].name) == 0;
-    return fail_at(config, is_period ? CONFIG_SEQ_PERIODS : CONFIG_SEQ_FORMATS, err, why.message);
+    enum config_key at = CONFIG_SEQ_FORMATS;
+    CHECK(config_find(slice_str(key), &at));
+    return fail_at(config, at, err, why.message);
 }
 
 static enum status check_trust(const struct config *config, struct err *err)

@@ -231,8 +231,8 @@ enum status seq_format_write(const struct seq_def *def, struct seq_period period
 
 /* ---- configuration ------------------------------------------------------------------------------------------- */
 
-enum section { SECTION_NONE, SECTION_FORMATS, SECTION_PERIODS };
-static const char *const section_keys[] = {"", "seq.formats", "seq.periods"};
+enum section { SECTION_NONE, SECTION_FORMATS, SECTION_GAPLESS, SECTION_PERIODS };
+static const char *const section_keys[] = {"", "seq.formats", "seq.gapless", "seq.periods"};
 
 struct reader {
     struct seq_defs *defs;
@@ -280,7 +280,10 @@ static bool set_format(struct reader *reader, struct seq_def *def, struct slice 
 {
     if (text.len == 0 || text.len > SEQ_FORMAT_MAX || memchr(text.ptr, 0, text.len))
         return fail(reader, slice_str(def->name), "a format has 1 to 47 bytes: \"PC{fy}-{n:6}\"");
+    if (def->format[0])
+        return fail(reader, slice_str(def->name), "a sequence is in seq.formats or in seq.gapless, not in both");
     memcpy(def->format, text.ptr, text.len);
+    def->is_gapless = reader->section == SECTION_GAPLESS;
     return true;
 }
 
@@ -309,7 +312,7 @@ static bool on_string(void *data, struct slice text)
     if (reader->section == SECTION_NONE || reader->depth != 2)
         return on_other(reader);
     struct seq_def *def = &reader->defs->items[reader->at];
-    return reader->section == SECTION_FORMATS ? set_format(reader, def, text) : set_period(reader, def, text);
+    return reader->section == SECTION_PERIODS ? set_period(reader, def, text) : set_format(reader, def, text);
 }
 
 static bool on_null(void *data)
@@ -362,7 +365,7 @@ enum status seq_defs_read(struct slice config_json, struct seq_defs *defs, const
     arena_destroy(&arena);
     for (size_t i = 0; status == OK && i < defs->n_items; i++) {
         status = check_def(&defs->items[i], reader.has_cycle[i], err);
-        reader.section = SECTION_FORMATS;
+        reader.section = defs->items[i].is_gapless ? SECTION_GAPLESS : SECTION_FORMATS;
         if (status != OK)
             err_prefix(err, "%s", defs->items[i].name);
     }

@@ -19,6 +19,7 @@ struct seq_def {
     char name[SEQ_NAME_MAX + 1];
     char format[SEQ_FORMAT_MAX + 1]; /* "": raw values only */
     enum seq_cycle cycle;
+    bool is_gapless; /* counted in the transaction that uses the number, never leased */
 };
 
 struct seq_defs {
@@ -26,10 +27,10 @@ struct seq_defs {
     size_t n_items;
 };
 
-/* The effective configuration as one JSON object, of which "seq.formats" {name: format} and "seq.periods" {name:
- * "fy" | "year" | "month" | "none"} are read; without a period, the format's placeholders say it. ERR (ERR_INVALID): a
- * format that could give two numbers the same text, or outgrow a GST number, or is no format: "order: …". `key` (may be
- * NULL) tells which of the two keys is at fault. */
+/* The effective configuration as one JSON object, of which "seq.formats" and "seq.gapless" {name: format} and
+ * "seq.periods" {name: "fy" | "year" | "month" | "none"} are read; without a period, the format's placeholders say it.
+ * ERR (ERR_INVALID): a format that could give two numbers the same text, or outgrow a GST number, or is no format:
+ * "order: …". `key` (may be NULL) tells which of the keys is at fault. */
 enum status seq_defs_read(struct slice config_json, struct seq_defs *defs, const char **key,
                           struct err *err) MUST_CHECK;
 

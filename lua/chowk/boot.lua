@@ -9,7 +9,7 @@ local PRIVATE = {
   ["chowk.boot"] = true, ["chowk.coroutine"] = true, ["chowk.raise"] = true, ["chowk.routes"] = true,
   ["chowk.sandbox"] = true, ["chowk.pg_listen"] = true, ["chowk.pg_copy"] = true, ["chowk.pg_page"] = true,
   ["chowk.pg_replica"] = true, ["chowk.pg_forget"] = true,
-  ["chowk.idempotency"] = true, ["chowk.idempotency_steps"] = true,
+  ["chowk.idempotency"] = true, ["chowk.pg_gapless"] = true, ["chowk.idempotency_steps"] = true,
 }
 -- Parts of LuaJIT that cannot reach memory or block.
 local PLAIN = { bit = true, ["table.new"] = true, ["table.clear"] = true, ["table.nkeys"] = true,

@@ -18,6 +18,7 @@ local vm = require "chowk.core.vm"
 local json = require "chowk.core.json"
 local copy = require "chowk.pg_copy"
 local forget = require "chowk.pg_forget"
+local gapless = require "chowk.pg_gapless"
 local listen = require "chowk.pg_listen"
 local raise = require "chowk.raise"
 local page = require("chowk.pg_page").page
@@ -239,6 +240,12 @@ function Tx:advisory(key, options)
   settle(tx_query(self.handle, ONE, ("SELECT pg_advisory_xact_lock(%s)"):format(hash), key))
   return true
 end
+
+--- The next number of a series without gaps, in its format: tx:gapless("invoice") → "INV2627/000042".
+-- @param series string  a key of seq.gapless; "invoice/2025-26" counts in a period that has ended
+-- @return string  Whoever else wants one waits until this transaction ends: take it last. Undone with the transaction.
+-- @raise invalid (the format has no room for more), pg_error; misuse for a series that is not configured. Yields.
+Tx.gapless = gapless
 
 --- Names what this transaction changes of the cache: tx:forget{ keys = "product:" .. slug, tags = { "catalogue" } }.
 -- Once it has committed, and before pg.tx returns, no value loaded before is returned any more, by cache.fetch on any

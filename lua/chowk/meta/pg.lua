@@ -248,6 +248,11 @@ function tx:page(sql, options, ...) end
 ---@return chowk.pg.row[][]
 function tx:all(list) end
 
+---The next number of a series without gaps (seq.gapless), in its format. Take it last: others wait for this commit.
+---@param series string "invoice", or "invoice/2025-26" for a period that has ended
+---@return string
+function tx:gapless(series) end
+
 ---Statements sent together with COMMIT once the function has returned, in their order; nobody sees their results.
 ---@param list chowk.pg.statement[]
 function tx:defer(list) end
