@@ -229,7 +229,8 @@ return routes
     repeat
       local calls = {}
       for i = 1, 60 do calls[i] = { "GET", i % 3 == 0 and "/invoice/undo" or "/invoice/keep" } end
-      local killer = io.popen("sleep 0.01; kill -9 $(pgrep -P " .. s.pid .. " -f -- --worker | head -1) 2>/dev/null; echo done")
+      local killer = io.popen("sleep 0.01; kill -9 $(pgrep -P " .. s.pid
+        .. " -f -- --worker | head -1) 2>/dev/null; echo done")
       pcall(s.parallel, s, calls)
       killer:read("*a")
       killer:close()
