@@ -152,10 +152,14 @@ routes:get("/fetch/:key", function(req)
   return { value = cache.fetch(req.params.key, {}, function() return req.query.value end) }
 end)
 
-routes:get("/boom", function()               -- commits, then dies before it can tell anybody
-  pg.exec("WITH w AS (UPDATE things SET body = '{\"v\": 77}' WHERE id = 't9') "
-    .. "INSERT INTO cache_forget (keys) VALUES ('{thing:t9}')")
-  return app.empty
+routes:put("/doomed/:id", function(req)      -- has committed, and is killed before it can tell anybody
+  pg.tx(function(tx)
+    tx:exec("UPDATE things SET body = '{\"v\": 77}' WHERE id = $1", req.params.id)
+    tx:forget{ keys = { "thing:" .. req.params.id } }
+    tx:commit{ { "SELECT 1" } }
+    log.warn("doomed")
+    task.sleep("20s")
+  end)
 end)
 routes:get("/hold/:id", { deadline = "1s" }, function(req)   -- its loader is cut by the deadline
   return cache.fetch("thing:" .. req.params.id, {}, load_thing(req.params.id, req.query.gate))
@@ -186,10 +190,10 @@ local function close_gate(s, name) s:exec("INSERT INTO gates VALUES ('" .. name 
 local function open_gate(s, name) s:exec("DELETE FROM gates WHERE name = '" .. name .. "'") end
 
 -- Sends a request whose answer is read later: → function that waits for it.
-local function begin(s, path)
+local function begin(s, path, method)
   local sock = assert(socket.connect("127.0.0.1", s.port))
   sock:settimeout(30)
-  sock:send("GET " .. path .. " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+  sock:send((method or "GET") .. " " .. path .. " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
   return function()
     local text = sock:receive("*a")
     sock:close()
@@ -383,10 +387,17 @@ describe("chowk.cache", function()
     open_gate(s, "held")
   end)
 
-  it("does what a process that died after its commit could not do", function()
+  it("forgets what a process committed that was killed before it could forget", function()
     assert.equal(0, v(s, "t9"))
-    s:get("/boom")
-    eventually("the new value", function() return v(s, "t9") == 77 end)
+    local doomed = begin(s, "/doomed/t9", "PUT")
+    eventually("its commit", function() return s:log():find("doomed", 1, true) ~= nil end)
+    assert.equal(0, v(s, "t9"))       -- the memory does not know yet
+    server.sh("kill -9 " .. processes_of(s)[1])
+    assert.equal(0, doomed().status)
+    eventually("the new value", function()
+      local ok, value = pcall(v, s, "t9") -- refused while the worker is started again
+      return ok and value == 77
+    end)
     eventually("the record is gone", function() return s:sql("SELECT count(*) AS n FROM cache_forget")[1].n == 0 end)
   end)
 end)
@@ -501,6 +512,10 @@ describe("chowk.cache over workers and machines", function()
     assert.equal(0, v(a, "t6"))
     assert.equal(0, v(b, "t6"))
     assert.equal(0, v(b, "t7"))
+    node:signal("STOP")               -- it accepts, and says nothing
+    assert.equal(0, v(a, "t12"))
+    assert.equal(204, a:delete("/things/t12").status)
+    node:signal("CONT")
     node:kill()
     assert.equal(0, v(a, "t6"))       -- L1
     assert.equal(0, v(a, "t8"))       -- the loader

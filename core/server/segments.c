@@ -28,21 +28,32 @@ static int create_cache(const struct config *config, struct err *err)
                                 (size_t)config_number(config, CONFIG_CACHE_MAX_VALUE), err);
 }
 
+static bool does_cache_fit(const struct config *config, int fd)
+{
+    return cache_segment_fits(fd, (size_t)config_number(config, CONFIG_CACHE_SIZE),
+                              (size_t)config_number(config, CONFIG_CACHE_MAX_VALUE));
+}
+
 struct row {
     int (*create)(const struct config *config, struct err *err); /* owned memfd, or -1 */
     bool is_handed_on; /* an upgrade's new workers share it with the old ones, which still run */
+    bool (*fits)(const struct config *config, int fd); /* one handed on still serves; NULL: always */
 };
 
 static const struct row rows[N_SEGMENTS] = {
-    [SEGMENT_SEQ] = {create_seq, true},
-    [SEGMENT_SCOREBOARD] = {create_scoreboard, false},
-    [SEGMENT_LIMIT] = {create_limit, true},
-    [SEGMENT_CACHE] = {create_cache, true},
+    [SEGMENT_SEQ] = {create_seq, true, NULL},
+    [SEGMENT_SCOREBOARD] = {create_scoreboard, false, NULL},
+    [SEGMENT_LIMIT] = {create_limit, true, NULL},
+    [SEGMENT_CACHE] = {create_cache, true, does_cache_fit},
 };
 
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)
 {
     for (int i = 0; i < N_SEGMENTS; i++) {
+        if (segments->fds[i] >= 0 && rows[i].fits && !rows[i].fits(config, segments->fds[i])) {
+            close(segments->fds[i]);
+            segments->fds[i] = -1;
+        }
         if (segments->fds[i] < 0)
             segments->fds[i] = rows[i].create(config, err);
         if (segments->fds[i] < 0)

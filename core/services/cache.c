@@ -702,6 +702,20 @@ int cache_segment_create(size_t size, size_t max_value, struct err *err)
     return cache_shm_create(size, max_value, err);
 }
 
+static enum status check_name_space(const char *name, struct err *err)
+{
+    size_t len = strlen(name);
+    if (len == 0 || len > CACHE_NAMESPACE_MAX || strcspn(name, " \t\r\n") < len)
+        return err_set(err, ERR_INVALID, "cache.namespace: 1 to %d characters without white space, not \"%s\"",
+                       CACHE_NAMESPACE_MAX, name);
+    return OK;
+}
+
+bool cache_segment_fits(int fd, size_t size, size_t max_value)
+{
+    return cache_shm_fits(fd, size, max_value);
+}
+
 static void end_claims(void *data, uint64_t id)
 {
     struct cache *cache = data;
@@ -711,6 +725,10 @@ static void end_claims(void *data, uint64_t id)
 struct cache *cache_new(const struct cache_opts *opts, struct err *err)
 {
     struct cache *cache = xalloc(sizeof(*cache));
+    bool is_alone = opts->segment_fd < 0; /* `chowk run`: what it keeps, nobody else reads */
+    size_t size = is_alone ? opts->max_value * 8 : opts->size;
+    if (size < CACHE_SIZE_MIN)
+        size = CACHE_SIZE_MIN;
     cache->magic = CACHE_MAGIC;
     cache->loop = opts->loop;
     cache->max_value = opts->max_value;
@@ -718,7 +736,8 @@ struct cache *cache_new(const struct cache_opts *opts, struct err *err)
     list_init(&cache->loads);
     list_init(&cache->lookups);
     list_init(&cache->forgets);
-    if (cache_shm_open(&cache->shm, opts->segment_fd, opts->size, opts->max_value, err) == OK)
+    if (check_name_space(opts->name_space, err) == OK &&
+        cache_shm_open(&cache->shm, opts->segment_fd, size, opts->max_value, err) == OK)
         cache->wake = wake_new(opts->loop, cache->shm.head->node, cache->shm.id, on_woken, cache, err);
     if (!cache->wake) {
         cache_free(cache);
@@ -729,7 +748,7 @@ struct cache *cache_new(const struct cache_opts *opts, struct err *err)
     if (cache->has_l2)
         cache_l2_create(&cache->l2, opts->redis, opts->name_space);
     cache_forget_open(cache);
-    if (opts->pg)
+    if (opts->pg && (!is_alone || cache->has_l2)) /* else records stay for those who serve */
         cache->sweep = cache_sweep_new(cache, opts->pg);
     return cache;
 }

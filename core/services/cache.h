@@ -28,7 +28,8 @@ struct cache_opts {
     const char *name_space; /* of the keys in Redis */
 };
 int cache_segment_create(size_t size, size_t max_value, struct err *err) MUST_CHECK; /* by the master; fd or -1 */
-struct cache *cache_new(const struct cache_opts *opts, struct err *err);             /* NULL: err */
+bool cache_segment_fits(int fd, size_t size, size_t max_value);          /* one that was handed on, for these sizes */
+struct cache *cache_new(const struct cache_opts *opts, struct err *err); /* NULL: err */
 /* Before redis and pg. Who still waits completes with ERR_CANCELLED; loads that are out must have ended. */
 void cache_free(struct cache *cache);
 

@@ -519,4 +519,5 @@ void cache_l1_hold_for_test(const struct cache_shm *shm, const struct cache_name
     struct view view = view_of(shm, name);
     CHECK(shm_lock(&view.shard->lock, 0) == SHM_HELD);
     view.body->free_list = UINT32_MAX; /* half of a change */
+    view.body->n_free = 1;
 }

@@ -16,7 +16,7 @@ enum {
     CACHE_TICK_MS = 250,
     CACHE_L2_MS = 500,      /* deadline of one step in Redis; its being slow must not be worse than its being away */
     CACHE_REST_MS = 1000,   /* after a step that failed it is not asked for so long */
-    CACHE_BEHIND_MS = 2000, /* how long Redis is not read after it missed a forget, unless that is prolonged */
+    CACHE_BEHIND_MS = 5000, /* how long Redis is not read after it missed a forget, unless that is prolonged */
 };
 
 struct cache_sweep;

@@ -70,7 +70,7 @@ static struct shm_layout layout_of(const struct cache_geometry *geometry)
         .name = "chowk-cache", .magic = 0xcac4e901u, .version = 1, .size = geometry->size, .create = NULL};
 }
 
-static void fill(char *body, const struct cache_geometry *geometry)
+static void fill(char *body, const struct cache_geometry *geometry, size_t max_value)
 {
     struct cache_head *head = (struct cache_head *)(void *)body;
     crypto_random(head->seed, sizeof(head->seed));
@@ -79,7 +79,7 @@ static void fill(char *body, const struct cache_geometry *geometry)
         head->seed[i] |= 1;
     cache_flights_create(body + geometry->flights_at);
     cache_l1_create(body + geometry->shards_at, geometry);
-    atomic_store(&head->is_drawn, 1);
+    head->max_value = max_value;
 }
 
 static enum status check_size(size_t size, size_t max_value, struct err *err)
@@ -105,9 +105,29 @@ int cache_shm_create(size_t size, size_t max_value, struct err *err)
         close(fd);
         return -1;
     }
-    fill(segment.body, &geometry);
+    fill(segment.body, &geometry, max_value);
     shm_detach(&segment);
     return fd;
+}
+
+/* The same number of bytes may be divided otherwise: shards depend on the largest value. */
+static bool is_divided_so(const struct shm_segment *segment, size_t max_value)
+{
+    const struct cache_head *head = segment->body;
+    return head->max_value == max_value;
+}
+
+bool cache_shm_fits(int fd, size_t size, size_t max_value)
+{
+    struct err err;
+    struct shm_segment segment;
+    struct cache_geometry geometry = geometry_of(size, max_value);
+    struct shm_layout layout = layout_of(&geometry);
+    if (shm_attach(fd, &layout, &segment, &err) != OK)
+        return false;
+    bool fits = is_divided_so(&segment, max_value);
+    shm_detach(&segment);
+    return fits;
 }
 
 /* ---- participants -------------------------------------------------------------------------------------------- */
@@ -174,14 +194,13 @@ static enum status open_own(struct cache_shm *shm, size_t size, size_t max_value
 
 enum status cache_shm_open(struct cache_shm *shm, int fd, size_t size, size_t max_value, struct err *err)
 {
-    struct err why = {0};
     *shm = (struct cache_shm){0};
     if (check_size(size, max_value, err) != OK)
         return ERR;
     shm->geometry = geometry_of(size, max_value);
     struct shm_layout layout = layout_of(&shm->geometry);
-    if (fd >= 0 && shm_attach(fd, &layout, &shm->segment, &why) != OK)
-        log_warn("this process has a cache of its own", LOG_S("why", why.message));
+    if (fd >= 0 && !(cache_shm_fits(fd, size, max_value) && shm_attach(fd, &layout, &shm->segment, err) == OK))
+        log_warn("this process has a cache of its own: the shared one has another layout");
     if (!shm->segment.body && open_own(shm, size, max_value, err) != OK)
         return ERR;
     char *body = shm->segment.body;

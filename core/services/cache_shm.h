@@ -47,8 +47,8 @@ struct cache_peer {                               /* a process that takes part *
     _Atomic uint64_t counters[CACHE_N_COUNTERS];
 };
 
-struct cache_head {                          /* at the start of the segment */
-    _Atomic uint64_t is_drawn;               /* the random numbers are there */
+struct cache_head { /* at the start of the segment */
+    uint64_t max_value;
     uint64_t seed[3];                        /* of the hashes of keys; of tags, from the second on */
     uint64_t node;                           /* names this L1 to the other machines */
     _Atomic uint64_t last_seq;               /* of the last message heard, by the count of Redis (cache_l2.h) */
@@ -76,6 +76,7 @@ struct cache_shm {
 
 /* By the master: a segment of `size` bytes for values of at most max_value bytes. Returns owned fd, or -1. */
 int cache_shm_create(size_t size, size_t max_value, struct err *err) MUST_CHECK;
+bool cache_shm_fits(int fd, size_t size, size_t max_value);
 /* Attaches and takes part. fd is borrowed for the call; -1, or one of another layout: memory of this process alone. */
 enum status cache_shm_open(struct cache_shm *shm, int fd, size_t size, size_t max_value, struct err *err) MUST_CHECK;
 void cache_shm_close(struct cache_shm *shm);

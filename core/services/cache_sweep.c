@@ -19,10 +19,11 @@ enum {
     QUERY_MS = 5000,
     NO_TABLE_MS = 30000,
     NAMES_MAX = 256, /* of one record; more is everything */
+    RECORDS_MAX = 1000,
 };
 
 #define SELECT_SQL                                                                                                     \
-    "SELECT id, keys, tags FROM cache_forget WHERE at < now() - interval '2 seconds' ORDER BY at LIMIT 100"
+    "SELECT id, keys, tags FROM cache_forget WHERE at < now() - interval '2 seconds' ORDER BY at LIMIT 1000"
 #define DELETE_SQL "DELETE FROM cache_forget WHERE id = ANY($1)"
 
 struct cache_sweep {
@@ -149,6 +150,10 @@ static void on_selected(void *data, const struct pg_result *result, const struct
         log_info("cache: forgetting what a stopped process or an absent Redis has left", LOG_I("records", n));
     for (int row = 0; row < n; row++)
         redo(sweep, result, row);
+    if (n >= RECORDS_MAX) { /* there may be more: until they have been done Redis is not to be trusted */
+        cache_set_behind(sweep->cache);
+        pause_until(sweep, 0);
+    }
 }
 
 static void on_look(struct timer *timer)

@@ -8,16 +8,14 @@ local cache = {}
 
 ---@class chowk.cache.options
 ---@field ttl? string|number how long a value is fresh: "6h", or seconds; default `cache.ttl`
----@field stale? string|number how long after that the old one may be served, while one caller loads the new one
----or when that fails; default 0
+---@field stale? string|number how long after that the old one may be served, while one loads the new one; default 0
 ---@field neg_ttl? string|number how long "nothing there" is remembered; default 0: it is not
 ---@field tags? string[] at most 16, without white space; for `purge_tag` and `tx:forget`
 ---@field jitter? number 0 to 0.9: by up to this share the ttl is shortened at random; default 0.05
 ---@field refresh? boolean forgets the value and loads it at once
 
----The value of a key, loaded if it is not there; nil: nothing there. Waits unless it is in memory. Raises what
----the loader
----raises, `invalid` for a value over `cache.max_value`, `deadline`.
+---The value of a key, loaded if it is not there; nil: nothing there. Waits unless it is in memory. Raises what the
+---loader raises, `invalid` for a value over `cache.max_value`, `deadline`.
 ---
 ---```lua
 ---return cache.fetch("product:" .. slug, { ttl = "6h", stale = "1h" }, function()

@@ -285,6 +285,8 @@ static void test_geometry(void **state)
     assert_int_equal(cache_shm_open(&shm, fd, 2 * SIZE, MAX_VALUE, &err), OK); /* another size: memory of its own */
     assert_true(put_text(&shm, "a", SLICE("v"), HOUR_MS));
     cache_shm_close(&shm);
+    assert_true(cache_shm_fits(fd, SIZE, MAX_VALUE));
+    assert_false(cache_shm_fits(fd, SIZE, MAX_VALUE / 2)); /* as many bytes, divided otherwise */
     close(fd);
 }
 

@@ -141,10 +141,12 @@ static void test_one_loads_for_both_processes(void **state)
     assert_int_equal(trying->type, CACHE_ELSEWHERE);
     assert_true(cache_is_loading(w->a, SLICE("key"), loader));
     assert_false(cache_is_loading(w->a, SLICE("key"), near));
+    clock_fake(clock_ms(), clock_wall_ms()); /* no timer fires any more: the others are woken, or wait for ever */
     store(loader, "v");
     assert_got(w, near, "v");
-    assert_got(w, far, "v"); /* woken: no timer is near */
+    assert_got(w, far, "v");
     assert_got(w, far_too, "v");
+    clock_fake(0, 0);
     assert_l1(w->b, "v");
 }
 
@@ -245,6 +247,19 @@ static void test_limits(void **state)
     assert_int_equal(cache_check_tag(SLICE(""), &err), ERR);
 }
 
+static void test_bad_name_space(void **state)
+{
+    struct world *w = *state;
+    struct err err;
+    static const char *const bad[] = {"", "a b", "a-name-of-more-than-forty-characters-is-cut"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        struct cache_opts opts = {.loop = w->loop, .segment_fd = -1, .size = SIZE, .max_value = 1000};
+        opts.name_space = bad[i];
+        assert_null(cache_new(&opts, &err));
+        assert_non_null(strstr(err.message, "cache.namespace"));
+    }
+}
+
 static void test_who_waits_when_it_ends(void **state)
 {
     struct world *w = *state;
@@ -287,6 +302,7 @@ int main(void)
         TEST(test_what_was_read_before_a_forget),
         TEST(test_refreshing),
         TEST(test_limits),
+        TEST(test_bad_name_space),
         TEST(test_who_waits_when_it_ends),
         TEST(test_figures),
     };
