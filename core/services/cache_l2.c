@@ -11,6 +11,8 @@
 
 #include "base/arena.h"
 
+enum { N_SLOTS = 16384 };
+
 #define KEY_EPOCH_MS "7200000"    /* loads are stored for an hour at most (cache.c) */
 #define TAG_EPOCH_MS "3456000000" /* 40 days; values live 30 at most */
 
@@ -86,11 +88,24 @@ static struct slice number(struct arena *arena, uint64_t n)
     return slice_str(arena_printf(arena, "%" PRIu64, n));
 }
 
+uint32_t cache_l2_slot(struct slice key)
+{
+    uint32_t hash = 2166136261u;
+    for (size_t i = 0; i < key.len; i++)
+        hash = (hash ^ (unsigned char)key.ptr[i]) * 16777619u;
+    return (hash ^ hash >> 16) % N_SLOTS;
+}
+
+static struct slice epoch_of_key(const struct cache_l2 *l2, struct arena *arena, struct slice key)
+{
+    return name_in(l2, arena, "k:", number(arena, cache_l2_slot(key)));
+}
+
 /* The epochs a subject depends on, as KEYS: k, t:, t:<tag> … Returns how many. */
 static size_t add_epochs(const struct cache_l2 *l2, struct arena *arena, const struct cache_subject *subject,
                          struct slice *keys)
 {
-    keys[0] = name_in(l2, arena, "k:", subject->key);
+    keys[0] = epoch_of_key(l2, arena, subject->key);
     keys[1] = name_in(l2, arena, "t:", SLICE(""));
     for (size_t i = 0; i < subject->n_tags; i++)
         keys[2 + i] = name_in(l2, arena, "t:", subject->tags[i]);
@@ -170,7 +185,7 @@ struct redis_op *cache_l2_forget(struct cache_l2 *l2, const struct cache_names *
     keys[n_keys++] = name_in(l2, &arena, "seq", SLICE(""));
     for (size_t i = 0; i < names->n_keys; i++) {
         keys[n_keys++] = name_in(l2, &arena, "v:", names->keys[i]);
-        keys[n_keys++] = name_in(l2, &arena, "k:", names->keys[i]);
+        keys[n_keys++] = epoch_of_key(l2, &arena, names->keys[i]);
         add_name(&payload, 'k', names->keys[i]);
     }
     for (size_t i = 0; i < names->n_tags; i++) {

@@ -3,8 +3,9 @@
  * value, changes the epochs and tells every node. An epoch that Redis has lost (evicted, flushed) is no epoch: the
  * token or the value that carries it is void. (TRAPS T13)
  *
- * Keys, after the namespace: v:<key> value, k:<key> and t:<tag> epochs (t: alone is everything's), clock and seq
- * (counters). Values begin with a line "kind fresh_until dead_at epoch tag epoch …", times in ms by Redis' clock. */
+ * Keys, after the namespace: v:<key> value, k:<slot> epoch of the keys of that hash, t:<tag> epoch of a tag (t: alone
+ * is everything's), clock and seq (counters). Values begin with a line "kind fresh_until dead_at epoch tag epoch …",
+ * times in ms by Redis' clock. */
 #pragma once
 
 #include "data/redis.h"
@@ -18,6 +19,10 @@ struct cache_l2 {
     struct redis_script lookup, store, forget;
 };
 void cache_l2_create(struct cache_l2 *l2, struct redis *redis, const char *name_space);
+
+/* Epochs of keys are shared by hash, the same on every machine: strangers who ask for what does not exist must not fill
+ * Redis with them. */
+uint32_t cache_l2_slot(struct slice key);
 
 /* What a load is about. Borrowed for the call. */
 struct cache_subject {
