@@ -29,6 +29,12 @@ routes:post("/group/:id", { deadline = "2s" }, function(req)
     return { n = 1 }
   end)
 end)
+routes:post("/whole/:id", { deadline = "2s" }, function(req) -- one Sync group, which needs no COMMIT
+  return pg.tx(function(tx)
+    tx:commit { { INSERT, req.params.id, "whole" } }
+    return { n = 1 }
+  end)
+end)
 -- An idempotent route resolves commit_unknown by reading its key.
 routes:post("/once/:id", { deadline = "5s" }, function(req)
   local ok, err = pcall(pg.tx, function(tx) tx:exec(INSERT, req.params.id, "once") end)
@@ -61,6 +67,7 @@ local SCHEMA = [[
 
 local TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
   .. "AND application_name = 'chowk'"
+local COMMIT = "\\0chowk_commit\\0" -- as it is executed: the end of the portal's name, then the prepared statement's
 local DEADLINE, SLACK = 2, 1.5 -- s; the client shares two cores with everything else
 
 describe("PostgreSQL's faults", function()
@@ -190,10 +197,10 @@ describe("PostgreSQL's faults", function()
     end
 
     it("does not claim to know a commit whose answer was lost", function()
-      for _, path in ipairs { "/tx/", "/group/" } do
+      for _, path in ipairs { "/tx/", "/group/", "/whole/" } do
         for how, expected in pairs { seen = 1, unseen = 0 } do
           local id, n = next_id(), tonumber(wire:tell("trapped"))
-          wire:tell("trap " .. how .. " COMMIT\\0")
+          wire:tell("trap " .. how .. " " .. (path == "/whole/" and id or COMMIT))
           local answer = w:post(path .. id)
           assert.equal(503, answer.status, answer.body)
           assert.equal("commit_unknown", answer.json.code)
@@ -207,7 +214,7 @@ describe("PostgreSQL's faults", function()
     it("lets a route resolve it by reading its key", function()
       for how, expected in pairs { seen = 1, unseen = 0 } do
         local id = next_id()
-        wire:tell("trap " .. how .. " COMMIT\\0")
+        wire:tell("trap " .. how .. " " .. COMMIT)
         local answer = w:post("/once/" .. id)
         assert.equal(200, answer.status, answer.body)
         assert.same({ n = 0, found = expected }, answer.json)

@@ -33,11 +33,11 @@ describe("the shop without its PostgreSQL", function()
     local from, retries, queue, keys = socket.gettime(), {}, {}, {}
     local told, n_failed = {}, 0
     local events = {
-      { 0.5, function() wire:tell("trap seen COMMIT\\0") end },
-      { 0.8, function() wire:tell("trap unseen COMMIT\\0") end },
+      { 0.5, function() wire:tell("trap seen \\0chowk_commit\\0") end },
+      { 0.8, function() wire:tell("trap unseen \\0chowk_commit\\0") end },
       { 1.0, function() wire:tell("cut") end }, { 1.4, function() s:exec(TERMINATE) end },
       { 1.8, function() db:signal("immediate") end }, { 2.6, function() db:spawn() end },
-      { 4.0, function() wire:tell("cut") end }, { 4.4, function() wire:tell("trap seen COMMIT\\0") end },
+      { 4.0, function() wire:tell("cut") end }, { 4.4, function() wire:tell("trap seen \\0chowk_commit\\0") end },
     }
     s:flow(24, function()
       local now = socket.gettime() - from

@@ -74,7 +74,8 @@ struct pg_op *pg_tx_query_all(struct pg_tx *tx, const struct pg_call *calls, int
                               void (*done)(void *data, const struct pg_result *const *results, int n_results,
                                            const struct err *err),
                               void *data);
-/* done's err: NULL only if the tag was COMMIT (T2); ERR_COMMIT_UNKNOWN if the wire broke after it was written. */
+/* done's err: NULL only if the server said that it committed (T2); ERR_COMMIT_UNKNOWN if the wire broke after it was
+ * written. */
 struct pg_op *pg_tx_commit(struct pg_tx *tx, void (*done)(void *data, const struct err *err), void *data);
 /* Savepoints are numbered by the caller, innermost highest. UNDO makes a failed tx usable again. */
 enum pg_savepoint { PG_SAVEPOINT, PG_SAVEPOINT_RELEASE, PG_SAVEPOINT_UNDO };

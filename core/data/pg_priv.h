@@ -102,7 +102,8 @@ struct pg_op {
     bool is_group_end; /* SENT: last of its Sync group */
     bool is_aborted;   /* skipped: an earlier command of its group failed */
     bool is_commit;    /* COMMIT rides in its group */
-    bool is_commit_sent, is_commit_ok;
+    bool is_commit_ok;
+    bool commits_at_sync;   /* SENT: the whole transaction is this group, without BEGIN and COMMIT */
     bool is_savepoint_undo; /* ROLLBACK TO: on success the tx is usable again */
     char control[40];       /* SAVEPOINT …, ROLLBACK: sent after the commands; "" for none */
     int n_cmds;
@@ -130,6 +131,7 @@ static inline bool pg_op_is_read(const struct pg_op *op)
 /* ---- connections --------------------------------------------------------------------------------------- */
 
 enum pg_step_kind {
+    PG_STEP_OWN, /* Parse of our BEGIN and COMMIT */
     PG_STEP_BEGIN,
     PG_STEP_SET,
     PG_STEP_DEALLOCATE,
@@ -185,6 +187,7 @@ struct pg_session {
     bool is_doomed;     /* to be closed at the end of the turn */
     bool is_tainted;    /* session state may be left: closed instead of reused */
     bool is_cancelled;
+    bool has_own_prepared;       /* BEGIN and COMMIT are prepared */
     bool is_retiring;            /* shared: gets no more calls, closed when it owes nothing */
     struct err *err;             /* why it is doomed; owned */
     uint32_t prepared[PG_STMTS]; /* by slot: the id prepared there, 0 = none */

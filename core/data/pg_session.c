@@ -93,6 +93,7 @@ static void conn_clear(struct pg_session *conn)
     free(conn->err);
     conn->err = NULL;
     memset(conn->prepared, 0, sizeof(conn->prepared));
+    conn->has_own_prepared = false;
     conn->state = PG_SESSION_CLOSED;
 }
 
@@ -258,14 +259,17 @@ static const char *lane_options(const struct pg_session *conn)
 {
 #define COMMON                                                                                                         \
     "-c extra_float_digits=1 -c IntervalStyle=postgres -c bytea_output=hex -c standard_conforming_strings=on "
-#define SHARED "-c statement_timeout=100 -c lock_timeout=20 -c default_transaction_isolation=read\\ committed "
+#define ISOLATION "-c default_transaction_isolation=read\\ committed "
+#define SHARED "-c statement_timeout=100 -c lock_timeout=20 " ISOLATION
     static const char *const options[] = {
         [PG_LANE_READ] = COMMON SHARED "-c default_transaction_read_only=on",
         [PG_LANE_WRITE] = COMMON SHARED,
-        [PG_LANE_EXCLUSIVE] = COMMON "-c client_connection_check_interval=1000",
+        [PG_LANE_EXCLUSIVE] =
+            COMMON ISOLATION "-c default_transaction_read_only=off -c client_connection_check_interval=1000",
         [PG_LANE_LISTEN] = COMMON,
     };
 #undef COMMON
+#undef ISOLATION
 #undef SHARED
     return options[conn->lane];
 }

@@ -2,8 +2,10 @@
  *
  * A tx takes no connection until its first statement, whose Sync group also carries BEGIN. COMMIT rides in the
  * Sync group of the last statements, so that the server skips it when one of them fails, and only its own
- * command tag counts as committed (T2). Whatever else happens (failure, cancel, a tx that is dropped) the
- * connection is rolled back before anyone else gets it; that is pg_pool_release's business.
+ * command tag counts as committed (T2). A tx that is one group from its first statement to its COMMIT travels without
+ * both, and is committed when its Sync is answered without an error (pg_wire.c). Whatever else happens (failure,
+ * cancel, a tx that is dropped) the connection is rolled back before anyone else gets it; that is pg_pool_release's
+ * business.
  *
  * The caller's handle ends with pg_tx_commit, pg_tx_rollback or a group with `commit`; from then on the last op
  * owns the struct. */

@@ -54,6 +54,48 @@ static bool send_text(struct pg_session *conn, struct pg_op *op, enum pg_step_ki
     return true;
 }
 
+/* What a session of ours begins by itself (lane_options): READ COMMITTED, READ WRITE. A pooler's may begin anything. */
+static bool is_plain_tx(const struct pg_op *op)
+{
+    const struct pg_tx_opts *opts = &op->tx->opts;
+    return !op->pg->is_unnamed && opts->isolation == PG_READ_COMMITTED && !opts->read_only;
+}
+
+enum own { OWN_BEGIN, OWN_COMMIT };
+static const struct {
+    const char *name, *text;
+} owns[] = {[OWN_BEGIN] = {"chowk_begin", "BEGIN"}, [OWN_COMMIT] = {"chowk_commit", "COMMIT"}};
+
+/* Once statements are prepared, BEGIN and COMMIT are all that is parsed, so they are prepared too: both ahead of the
+ * first BEGIN, where no statement's failure can skip them. */
+static bool send_own_prepares(struct pg_session *conn, struct pg_op *op)
+{
+    for (size_t i = 0; i < ARRAY_LEN(owns); i++) {
+        if (!PQsendPrepare(conn->pq, owns[i].name, owns[i].text, 0, NULL))
+            return false;
+        step_push(conn, (struct pg_step){.op = op, .kind = PG_STEP_OWN});
+    }
+    conn->has_own_prepared = true;
+    return true;
+}
+
+static bool send_own(struct pg_session *conn, struct pg_op *op, enum pg_step_kind kind, enum own own)
+{
+    if (!conn->has_own_prepared)
+        return send_text(conn, op, kind, owns[own].text);
+    if (!PQsendQueryPrepared(conn->pq, owns[own].name, 0, NULL, NULL, NULL, 0))
+        return false;
+    step_push(conn, (struct pg_step){.op = op, .kind = (uint8_t)kind});
+    return true;
+}
+
+static bool send_plain_begin(struct pg_session *conn, struct pg_op *op)
+{
+    if (!conn->has_own_prepared && !send_own_prepares(conn, op))
+        return false;
+    return send_own(conn, op, PG_STEP_BEGIN, OWN_BEGIN);
+}
+
 static bool send_begin(struct pg_session *conn, struct pg_op *op)
 {
     static const char *const levels[] = {[PG_READ_COMMITTED] = "READ COMMITTED",
@@ -63,7 +105,7 @@ static bool send_begin(struct pg_session *conn, struct pg_op *op)
     char text[80];
     snprintf(text, sizeof(text), "BEGIN ISOLATION LEVEL %s READ %s", levels[opts->isolation],
              opts->read_only ? "ONLY" : "WRITE");
-    if (!send_text(conn, op, PG_STEP_BEGIN, text))
+    if (!(is_plain_tx(op) ? send_plain_begin(conn, op) : send_text(conn, op, PG_STEP_BEGIN, text)))
         return false;
     op->tx->is_begun = true;
     if (!opts->lock_timeout_ms)
@@ -118,18 +160,32 @@ static bool send_cmd(struct pg_session *conn, struct pg_op *op, int index)
     return true;
 }
 
+/* A transaction that is one Sync group from its first statement to its COMMIT needs neither BEGIN nor COMMIT: the
+ * server runs a Sync group in one transaction, skips the rest of it after a failure, and commits at the Sync, before
+ * it answers it. Plain statements only: CALL could commit in the middle of it, SET LOCAL and cursors want a BEGIN. */
+static bool is_one_group(const struct pg_op *op)
+{
+    if (!op->tx || op->tx->is_begun || !op->is_commit || op->n_cmds == 0)
+        return false;
+    for (int i = 0; i < op->n_cmds; i++)
+        if (op->cmds[i].stmt->text.class > PG_CLASS_WRITE)
+            return false;
+    return is_plain_tx(op) && op->tx->opts.lock_timeout_ms == 0;
+}
+
 bool pg_wire_send(struct pg_session *conn, struct pg_op *op)
 {
     if (conn->steps_len == 0)
         conn->heard_ms = loop_now(conn->pg->loop);
-    if (op->tx && !op->tx->is_begun && !send_begin(conn, op))
+    op->commits_at_sync = is_one_group(op);
+    if (op->tx && !op->tx->is_begun && !op->commits_at_sync && !send_begin(conn, op))
         return false;
     for (int i = 0; i < op->n_cmds; i++)
         if (!send_cmd(conn, op, i))
             return false;
     if (op->control[0] && !send_text(conn, op, PG_STEP_CONTROL, op->control))
         return false;
-    if (op->is_commit && !send_text(conn, op, PG_STEP_COMMIT, "COMMIT"))
+    if (op->is_commit && !op->commits_at_sync && !send_own(conn, op, PG_STEP_COMMIT, OWN_COMMIT))
         return false;
     list_remove(&op->node);
     list_push(&conn->inflight, &op->node);
@@ -247,6 +303,8 @@ static void on_result(struct pg_session *conn, const struct pg_step *step, PGres
         on_commit(step, result);
     else if (!is_ok && status != PGRES_EMPTY_QUERY)
         on_surprise(conn, step, PQresStatus(status));
+    if (!is_ok && !is_skipped && (step->kind == PG_STEP_BEGIN || step->kind == PG_STEP_OWN))
+        conn->is_tainted = true; /* what we count on in this session is not there */
     if (step->kind == PG_STEP_PREPARE || step->kind == PG_STEP_DEALLOCATE)
         on_prepare(conn, step, is_skipped, !is_ok);
     if (!kept)
@@ -260,6 +318,9 @@ static void on_sync(struct pg_session *conn)
         return;
     }
     step_pop(conn);
+    struct pg_op *op = container_of(conn->inflight.next, struct pg_op, node);
+    if (op->commits_at_sync && PQtransactionStatus(conn->pq) != PQTRANS_IDLE)
+        pg_op_fail(op, ERR_PG, "the transaction was rolled back, not committed");
     pg_settle_group(conn);
 }
 

@@ -462,6 +462,29 @@ static void test_group_with_commit(void **state)
     assert_json("SELECT v FROM pgt WHERE id = 5", "[{\"v\":\"g\"}]");
 }
 
+/* The commit of a whole transaction in one group is its Sync: what fails there, failed. */
+static void test_group_fails_at_its_commit(void **state)
+{
+    (void)state;
+    ddl("DROP TABLE IF EXISTS pgt_late; CREATE TABLE pgt_late (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED);"
+        "CREATE OR REPLACE PROCEDURE pgt_commits() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'");
+    struct box group[2] = {0}, unused;
+    struct pg_call late[] = {call_of(&unused, "INSERT INTO pgt_late VALUES (1)"),
+                             call_of(&unused, "INSERT INTO pgt_late VALUES (1)")};
+    pg_tx_query_all(tx_begin(), late, 2, true, on_all, group);
+    wait_for(&group[0]);
+    assert_string_equal(group[0].err.sqlstate, "23505");
+    assert_json("SELECT count(*) AS n FROM pgt_late", "[{\"n\":0}]");
+
+    struct pg_call call[] = {call_of(&unused, "INSERT INTO pgt_late VALUES (2)"),
+                             call_of(&unused, "CALL pgt_commits()")}; /* may not commit half of it */
+    group[0] = group[1] = (struct box){0};
+    pg_tx_query_all(tx_begin(), call, 2, true, on_all, group);
+    wait_for(&group[0]);
+    assert_string_equal(group[0].err.sqlstate, "2D000");
+    assert_json("SELECT count(*) AS n FROM pgt_late", "[{\"n\":0}]");
+}
+
 static void test_savepoint_heals(void **state)
 {
     (void)state;
@@ -797,6 +820,7 @@ int main(void)
         LIVE(test_tx_commits_and_rolls_back),
         LIVE(test_failed_statement_prevents_commit),
         LIVE(test_group_with_commit),
+        LIVE(test_group_fails_at_its_commit),
         LIVE(test_savepoint_heals),
         LIVE(test_tx_refuses_its_own_verbs),
         LIVE(test_isolation_read_only_and_lock_timeout),
