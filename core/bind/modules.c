@@ -19,6 +19,7 @@ const struct vm_module bind_modules[] = {
     {"limit", bind_limit_open},
     {"cache", bind_cache_open},
     {"idempotency", bind_idempotency_open},
+    {"http", bind_http_open},
     {NULL, NULL},
 };
 /* clang-format on */

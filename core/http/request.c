@@ -8,3 +8,9 @@ struct slice http_request_header(const struct http_request *req, struct slice na
             return req->headers[i].value;
     return slice_of(NULL, 0);
 }
+
+struct http_request *http_request_of(void *owner)
+{
+    const unsigned *magic = owner;
+    return magic && *magic == HTTP_REQUEST_MAGIC ? owner : NULL;
+}

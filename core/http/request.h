@@ -37,5 +37,7 @@ struct http_request {
     void (*on_gone)(struct http_request *req);
 };
 
+/* What owns an activity (script/co.h), as a request; NULL if it is none. Whatever owns one begins with its magic. */
+struct http_request *http_request_of(void *owner);
 /* First header of that name, or {NULL,0}. */
 struct slice http_request_header(const struct http_request *req, struct slice name);

@@ -244,7 +244,7 @@ static void push_sticky(lua_State *L, enum err_code code)
     if (code == ERR_DEADLINE)
         (void)err_set(&err, code, "the deadline has passed");
     else if (code == ERR_COMMIT_UNKNOWN || code == ERR_OUTCOME_UNKNOWN)
-        (void)err_set(&err, code, "the deadline passed before PostgreSQL answered: it may or may not be done");
+        (void)err_set(&err, code, "the deadline passed before an answer came: it may or may not be done");
     else
         (void)err_set(&err, code, "cancelled");
     lx_push_err(L, &err);

@@ -11,15 +11,17 @@ struct redis;
 struct limits;
 struct seq;
 struct cache;
+struct http_client;
 struct env {
     struct loop *loop;
-    struct pg *pg;                /* NULL: not configured; calls raise "unavailable" naming the key */
-    struct pg_replicas *replicas; /* NULL: none; reads for them go to pg */
-    struct redis *redis;          /* NULL: as above */
-    struct seq *seq;              /* NULL: no services (`check`, `routes`) */
-    struct limits *limits;        /* NULL: as seq */
-    struct cache *cache;          /* NULL: as seq */
-    struct slice config_json;     /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
+    struct pg *pg;                   /* NULL: not configured; calls raise "unavailable" naming the key */
+    struct pg_replicas *replicas;    /* NULL: none; reads for them go to pg */
+    struct redis *redis;             /* NULL: as above */
+    struct seq *seq;                 /* NULL: no services (`check`, `routes`) */
+    struct limits *limits;           /* NULL: as seq */
+    struct cache *cache;             /* NULL: as seq */
+    struct http_client *http_client; /* NULL: as seq */
+    struct slice config_json;        /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     bool development;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */
     bool is_stopping; /* a stop has begun: still serving, but /readyz says no (lame duck) */

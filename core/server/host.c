@@ -162,6 +162,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
                              .seq = host->seq,
                              .limits = host->limits,
                              .cache = host->cache,
+                             .http_client = host->outbound.http,
                              .config_json = opts->config_json,
                              .development = config_is_development(opts->config),
                              .worker_id = opts->worker_id};
@@ -187,6 +188,8 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
         status = open_limits(host, opts, err);
     if (status == OK && opts->has_services)
         status = open_cache(host, opts, err);
+    if (status == OK && opts->has_services)
+        status = outbound_open(&host->outbound, host->loop, host->names, opts->config, err);
     if (status == OK)
         status = open_vm(host, opts, err);
     if (status != OK)
@@ -200,6 +203,7 @@ void host_close(struct host *host)
         vm_free(host->vm);
     cache_free(host->cache);
     limits_free(host->limits);
+    outbound_close(&host->outbound);
     seq_free(host->seq);
     if (host->redis)
         redis_free(host->redis);

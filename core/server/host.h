@@ -1,10 +1,11 @@
-/* What one process that runs application code is made of: loop, names, PostgreSQL, Redis, code bundle, Lua VM, in this
- * order, and gone in the reverse one. A worker adds an HTTP server; `chowk run` a file; `check` and `routes` only look.
- * The loop must turn until everything has closed: host_close sees to it. */
+/* What one process that runs application code is made of: loop, names, PostgreSQL, Redis, calls out, code bundle, Lua
+ * VM, in this order, and gone in the reverse one. A worker adds an HTTP server; `chowk run` a file; `check` and
+ * `routes` only look. The loop must turn until everything has closed: host_close sees to it. */
 #pragma once
 
 #include "script/vm.h"
 #include "server/config.h"
+#include "server/outbound.h"
 #include "server/segments.h"
 #include "services/cache.h"
 
@@ -27,6 +28,7 @@ struct host { /* read its fields; host_open and host_close write them */
     struct seq *seq;
     struct limits *limits;
     struct cache *cache;
+    struct outbound outbound;
     struct bundle *bundle;
     struct env env;
     struct vm *vm;
