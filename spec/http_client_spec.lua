@@ -9,7 +9,9 @@ local app, http, pg, task, json = require "chowk.app", require "chowk.http", req
 local routes = app.routes()
 
 local function told(res) return { status = res.status, headers = res.headers, body = res.body, url = res.url } end
-local function failed(err) return { code = err.code, message = err.message, retryable = err.retryable, sent = err.sent } end
+local function failed(err)
+  return { code = err.code, message = err.message, retryable = err.retryable, sent = err.sent }
+end
 
 routes:post("/call", { max_body = 4194304 }, function(req)
   local o = req:json()
@@ -104,11 +106,12 @@ describe("chowk.http", function()
     end)
 
     it("knows forms, parts, bytes and every method", function()
-      assert.truthy(call("post", up:url("/echo"), { form = { b = "2 3", a = 1 } }).body:find("\r\n\r\na=1&b=2%20", 1, true))
+      local form = call("post", up:url("/echo"), { form = { b = "2 3", a = 1 } }).body
+      assert.truthy(form:find("\r\n\r\na=1&b=2%20", 1, true), form)
       local parts = call("put", up:url("/echo"), { multipart = { { name = "f\"", data = "\0bytes", filename = "x.bin" },
         { name = "n", data = "v" } } }).body
-      assert.truthy(parts:find('form-data; name="f%22"; filename="x.bin"\r\nContent-Type: application/octet-stream\r\n\r\n'
-        .. "\0bytes\r\n--chowk-", 1, true), parts)
+      assert.truthy(parts:find('form-data; name="f%22"; filename="x.bin"\r\n'
+        .. "Content-Type: application/octet-stream\r\n\r\n\0bytes\r\n--chowk-", 1, true), parts)
       for _, method in ipairs { "get", "delete", "options", "patch" } do
         assert.truthy(call(method, up:url("/echo")).body:find("^" .. method:upper() .. " /echo HTTP"), method)
       end

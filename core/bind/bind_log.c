@@ -1,7 +1,9 @@
-/* Boundary of chowk.log: a message and a table of fields become one line of base/log, with the request's id. */
+/* Boundary of chowk.log: a message and a table of fields become one line of base/log, with the request's id, or the
+ * job's. */
 #include <lauxlib.h>
 
 #include "base/log.h"
+#include "bind/bind_jobs.h"
 #include "bind/modules.h"
 #include "http/request.h"
 #include "script/co.h"
@@ -53,7 +55,7 @@ static int write_line(lua_State *L)
         luaL_checktype(L, 3, LUA_TTABLE);
     if (!log_is_on(level))
         return 0;
-    struct log_field fields[MAX_FIELDS + 1];
+    struct log_field fields[MAX_FIELDS + 2];
     size_t n = 0;
     struct arena *texts = vm_scratch(vm_of(L));
     if (lua_istable(L, 3))
@@ -63,6 +65,11 @@ static int write_line(lua_State *L)
     const struct http_request *req = current_request(L);
     if (req)
         fields[n++] = LOG_S("request_id", req->id);
+    const struct job *job = bind_jobs_running(L);
+    if (job) {
+        fields[n++] = LOG_S("job", job_info(job)->kind->name);
+        fields[n++] = LOG_I("job_id", job_info(job)->id);
+    }
     log_event(level, message, fields, n);
     arena_destroy(texts);
     return 0;

@@ -64,8 +64,8 @@ void bind_pg_cancel(struct co *co, void *op)
 void bind_pg_refuse_in_tx(lua_State *L)
 {
     if (co_tx(co_current(L)))
-        lx_misuse(L,
-                  "a transaction is open: write tx:query, tx:one, tx:exec … on it; the pool could wait for its locks");
+        lx_misuse(
+            L, "a transaction is open: write tx:query, tx:exec, tx:enqueue … on it; the pool could wait for its locks");
 }
 
 void bind_pg_push_unconfigured(lua_State *L)

@@ -1,8 +1,10 @@
 /* chowk.core.pg, transactions: a handle around struct pg_tx, and what parks on it. The life of a transaction
  * (begin, run, commit or roll back, run again) is lua/chowk/pg.lua's; here is only that a handle which ended says so,
- * and that one which is dropped rolls back. */
+ * and that one which is dropped rolls back; and that a job's
+ * commits only while the job is still its own. */
 #include "bind/bind_pg.h"
 
+#include "bind/bind_jobs.h"
 #include "bind/modules.h"
 #include "script/lx.h"
 
@@ -11,6 +13,8 @@
 struct handle {
     struct pg_tx *tx; /* NULL: ended */
     struct co *co;    /* the activity that began it; it ends no later, see on_left */
+    bool is_read_only;
+    bool is_final; /* its commit completes the job */
 };
 
 static struct handle *check_handle(lua_State *L, int arg)
@@ -42,7 +46,7 @@ static void on_left(void *data)
     pg_tx_rollback(handle_end(data));
 }
 
-/* begin(isolation, read_only, lock_timeout_ms) → handle. isolation: 0, 1, 2 as enum pg_isolation */
+/* begin(isolation, read_only, lock_timeout_ms, is_final) → handle. isolation: 0, 1, 2 as enum pg_isolation */
 static int begin(lua_State *L)
 {
     struct pg_tx_opts opts = {.isolation = (enum pg_isolation)luaL_checkinteger(L, 1),
@@ -63,6 +67,8 @@ static int begin(lua_State *L)
     lua_setmetatable(L, -2);
     handle->tx = pg_tx_begin(vm_env(vm_of(L))->pg, &opts);
     handle->co = co;
+    handle->is_read_only = opts.read_only;
+    handle->is_final = lua_toboolean(L, 4);
     co_set_tx(co, handle->tx);
     co_set_leftover(co, on_left, handle);
     return 1;
@@ -83,9 +89,8 @@ static int tx_query(lua_State *L)
     return co_park(L);
 }
 
-static void on_all(void *data, const struct pg_result *const *results, int n_results, const struct err *err)
+static void wake_all(struct co *co, const struct pg_result *const *results, int n_results, const struct err *err)
 {
-    struct co *co = data;
     lua_State *L = co_stack(co);
     lua_checkstack(L, 8);
     lua_pushboolean(L, err == NULL);
@@ -102,18 +107,72 @@ static void on_all(void *data, const struct pg_result *const *results, int n_res
     co_wake(co, 2);
 }
 
+static void on_all(void *data, const struct pg_result *const *results, int n_results, const struct err *err)
+{
+    wake_all(data, results, n_results, err);
+}
+
+/* ---- the fence of a job -------------------------------------------------------------------------------------- */
+
+/* A transaction of a job carries the job's fence in the Sync group of its COMMIT, which is skipped when that refuses.
+ */
+static struct job *fenced_job(lua_State *L, const struct handle *handle)
+{
+    return handle->is_read_only ? NULL : bind_jobs_running(L);
+}
+
+/* The fence's own result is nobody's business. */
+static void on_fenced(void *data, const struct pg_result *const *results, int n_results, const struct err *err)
+{
+    struct err lost;
+    if (err && strcmp(err->sqlstate, JOB_LEASE_LOST) == 0) {
+        lost = *err;
+        lost.code = ERR_LEASE_LOST;
+        err = &lost;
+    }
+    wake_all(data, results, err ? 0 : n_results - 1, err);
+}
+
+static void on_final(void *data, const struct pg_result *const *results, int n_results, const struct err *err)
+{
+    struct job *job = bind_jobs_of(data);
+    if (job)
+        job_final_done(job, err == NULL);
+    on_fenced(data, results, n_results, err);
+}
+
+/* COMMIT behind the calls and the fence. The handle ends. */
+static struct pg_op *commit_fenced(lua_State *L, struct handle *handle, const struct pg_call *calls, int n_calls,
+                                   struct arena *arena)
+{
+    struct job *job = bind_jobs_running(L);
+    struct co *co = co_current(L);
+    bool is_final = handle->is_final;
+    struct pg_call *all = arena_alloc(arena, ((size_t)n_calls + 1) * sizeof *all);
+    if (n_calls > 0)
+        memcpy(all, calls, (size_t)n_calls * sizeof *all);
+    all[n_calls] = job_sql(job, is_final, arena);
+    all[0].deadline_ms = co_deadline(co); /* of the whole group */
+    return pg_tx_query_all(handle_end(handle), all, n_calls + 1, true, is_final ? on_final : on_fenced, co);
+}
+
 /* tx_all(handle, { {sql, …}, … }, commit) → true, {rows, …} | false, err. With commit the handle ends. */
 static int tx_all(lua_State *L)
 {
     struct handle *handle = check_handle(L, 1);
     bool commit = lua_toboolean(L, 3);
     int n = 0;
-    struct pg_call *calls = bind_pg_read_lists(L, 2, vm_scratch(vm_of(L)), &n);
+    struct arena *arena = vm_scratch(vm_of(L));
+    struct pg_call *calls = bind_pg_read_lists(L, 2, arena, &n);
     struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
     for (int i = 0; i < n; i++)
         calls[i].deadline_ms = co_deadline(co);
     if (commit)
         co_mark_committed(co);
+    if (commit && fenced_job(L, handle)) {
+        co_op_set_data(co, commit_fenced(L, handle, calls, n, arena));
+        return co_park(L);
+    }
     struct pg_tx *tx = commit ? handle_end(handle) : handle->tx;
     co_op_set_data(co, pg_tx_query_all(tx, calls, n, commit, on_all, co));
     return co_park(L);
@@ -130,7 +189,10 @@ static int commit_tx(lua_State *L)
     struct handle *handle = check_handle(L, 1);
     struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
     co_mark_committed(co);
-    co_op_set_data(co, pg_tx_commit(handle_end(handle), on_control, co));
+    if (fenced_job(L, handle) && (handle->is_final || pg_tx_is_used(handle->tx)))
+        co_op_set_data(co, commit_fenced(L, handle, NULL, 0, vm_scratch(vm_of(L))));
+    else
+        co_op_set_data(co, pg_tx_commit(handle_end(handle), on_control, co));
     return co_park(L);
 }
 

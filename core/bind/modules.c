@@ -16,6 +16,7 @@ const struct vm_module bind_modules[] = {
     {"pg", bind_pg_open},
     {"redis", bind_redis_open},
     {"seq", bind_seq_open},
+    {"jobs", bind_jobs_open},
     {"limit", bind_limit_open},
     {"cache", bind_cache_open},
     {"idempotency", bind_idempotency_open},

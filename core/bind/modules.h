@@ -20,6 +20,7 @@ int bind_task_open(lua_State *L);
 int bind_pg_open(lua_State *L);
 int bind_redis_open(lua_State *L);
 int bind_seq_open(lua_State *L);
+int bind_jobs_open(lua_State *L);
 int bind_limit_open(lua_State *L);
 int bind_cache_open(lua_State *L);
 int bind_idempotency_open(lua_State *L);

@@ -81,7 +81,8 @@ struct pg_op *pg_tx_commit(struct pg_tx *tx, void (*done)(void *data, const stru
 enum pg_savepoint { PG_SAVEPOINT, PG_SAVEPOINT_RELEASE, PG_SAVEPOINT_UNDO };
 struct pg_op *pg_tx_savepoint(struct pg_tx *tx, enum pg_savepoint what, unsigned number,
                               void (*done)(void *data, const struct err *err), void *data);
-void pg_tx_rollback(struct pg_tx *tx); /* at once from the caller's view; the connection returns when idle again */
+void pg_tx_rollback(struct pg_tx *tx);      /* at once from the caller's view; the connection returns when idle again */
+bool pg_tx_is_used(const struct pg_tx *tx); /* a statement was given to it */
 bool pg_tx_is_failed(const struct pg_tx *tx); /* a statement failed: only rollback (or to a savepoint) is left */
 
 /* A connection has worked, and one is open; for /readyz. */

@@ -31,6 +31,12 @@ bool pg_tx_is_failed(const struct pg_tx *tx)
     return tx->is_failed;
 }
 
+bool pg_tx_is_used(const struct pg_tx *tx)
+{
+    CHECK_OBJ(tx, PG_TX_MAGIC);
+    return tx->is_begun || tx->conn || tx->waiting_op || tx->is_failed;
+}
+
 /* ---- what happens to it ---------------------------------------------------------------------------------- */
 
 void pg_tx_on_failed(struct pg_tx *tx, const struct err *err)
@@ -270,7 +276,7 @@ struct pg_op *pg_tx_commit(struct pg_tx *tx, void (*done)(void *data, const stru
     op->done_commit = done;
     op->data = data;
     op->is_commit = true;
-    if (tx->is_begun || tx->conn || tx->waiting_op || tx->is_failed) {
+    if (pg_tx_is_used(tx)) {
         start(op, tx);
         return op;
     }

@@ -44,7 +44,7 @@ struct co {
     bool has_op, is_committed, is_dirty; /* dirty: the thread ended by an error */
     enum err_code sticky;
     struct co *parent;
-    void *owner, *tx;
+    void *owner, *tx, *job;
     void (*leftover)(void *data); /* called at its end; NULL: nothing is left open */
     void *leftover_data;
     struct list node; /* vm->active or vm->idle */
@@ -127,7 +127,7 @@ static void co_release(struct co *co)
     co->state = CO_FREE;
     co->done = NULL;
     co->parent = NULL;
-    co->owner = co->tx = NULL;
+    co->owner = co->tx = co->job = NULL;
     co->sticky = ERR_NONE;
     co->has_op = co->is_committed = co->is_dirty = false;
     if (vm->n_idle + 1 <= CO_MAX_IDLE) {
@@ -245,6 +245,8 @@ static void push_sticky(lua_State *L, enum err_code code)
         (void)err_set(&err, code, "the deadline has passed");
     else if (code == ERR_COMMIT_UNKNOWN || code == ERR_OUTCOME_UNKNOWN)
         (void)err_set(&err, code, "the deadline passed before an answer came: it may or may not be done");
+    else if (code == ERR_LEASE_LOST)
+        (void)err_set(&err, code, "the job's lease is lost: another process may run it by now");
     else
         (void)err_set(&err, code, "cancelled");
     lx_push_err(L, &err);
@@ -401,7 +403,7 @@ void co_kill_detached(struct vm *vm)
 {
     list_each (node, &vm->active) {
         struct co *co = container_of(node, struct co, node);
-        if (!co->owner && !co->parent)
+        if (!co->owner && !co->job && !co->parent)
             co_kill(co, ERR_CANCELLED);
     }
 }
@@ -429,6 +431,7 @@ void co_set_parent(struct co *co, struct co *parent)
     co->parent = parent;
     co->owner = parent ? parent->owner : NULL;
     co->tx = parent ? parent->tx : NULL;
+    co->job = parent ? parent->job : NULL;
 }
 
 void co_set_unknown(struct co *co, enum err_code code)
@@ -462,6 +465,16 @@ void co_set_tx(struct co *co, void *tx)
 void *co_tx(const struct co *co)
 {
     return co->tx;
+}
+
+void co_set_job(struct co *co, void *job)
+{
+    co->job = job;
+}
+
+void *co_job(const struct co *co)
+{
+    return co->job;
 }
 
 void co_set_leftover(struct co *co, void (*fn)(void *data), void *data)

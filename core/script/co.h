@@ -66,6 +66,9 @@ void *co_owner(const struct co *co);
 /* Open pg.tx of this activity, for T5's guard; opaque here. */
 void co_set_tx(struct co *co, void *tx);
 void *co_tx(const struct co *co);
+/* The job this activity runs, inherited by its children; opaque here. Such an activity is not a detached one. */
+void co_set_job(struct co *co, void *job);
+void *co_job(const struct co *co);
 /* fn(data) is called when the activity ends and this was not taken back with fn NULL: what it opened and left open,
  * such as a transaction inside a user's coroutine that nobody resumed. One at a time. */
 void co_set_leftover(struct co *co, void (*fn)(void *data), void *data);

@@ -12,6 +12,7 @@ struct limits;
 struct seq;
 struct cache;
 struct http_client;
+struct jobs;
 struct env {
     struct loop *loop;
     struct pg *pg;                   /* NULL: not configured; calls raise "unavailable" naming the key */
@@ -21,6 +22,7 @@ struct env {
     struct limits *limits;           /* NULL: as seq */
     struct cache *cache;             /* NULL: as seq */
     struct http_client *http_client; /* NULL: as seq */
+    struct jobs *jobs;               /* NULL: no PostgreSQL, or no services */
     struct slice config_json;        /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     bool development;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */

@@ -36,6 +36,14 @@ static const struct cli_command commands[] = {
      "Speaks to the server of the application here. purge forgets on all machines that share the Redis.\n"
      "  --json   the answer as JSON\n",
      cmd_cache},
+    {"jobs", "[list [STATE | QUEUE] | dead | retry ID | retry all | cancel ID] [--json]",
+     "look into the queue of background jobs, and revive what died",
+     "Works on DATABASE_URL or pg.url, as migrate does.\n"
+     "  list     what waits or runs; with a state or a queue: those\n"
+     "  dead     what was discarded after its last attempt, with its last error\n"
+     "  retry    enqueues a dead job again, with all its attempts\n"
+     "  cancel   a job that waits\n",
+     cmd_jobs},
     {"run", "[--dev] FILE [ARGS]", "run a Lua file with the application's services",
      "The file runs as a handler would: pg, redis and the application's modules are there, calls may wait. ARGS are\n"
      "its `...`. What it returns is printed; an error exits 1.\n  --dev   with development settings\n",

@@ -39,6 +39,7 @@ int cmd_dev(struct cli_args *args);
 int cmd_check(struct cli_args *args);
 int cmd_routes(struct cli_args *args);
 int cmd_migrate(struct cli_args *args);
+int cmd_jobs(struct cli_args *args);
 int cmd_run(struct cli_args *args);
 int cmd_stop(struct cli_args *args);
 int cmd_cache(struct cli_args *args);

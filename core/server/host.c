@@ -9,6 +9,7 @@
 #include "data/pg_replica.h"
 #include "data/redis.h"
 #include "services/cache.h"
+#include "services/jobs.h"
 #include "services/limit.h"
 #include "services/seq.h"
 
@@ -160,6 +161,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
                              .replicas = host->replicas,
                              .redis = host->redis,
                              .seq = host->seq,
+                             .jobs = host->jobs,
                              .limits = host->limits,
                              .cache = host->cache,
                              .http_client = host->outbound.http,
@@ -184,6 +186,8 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
         status = host_open_redis(opts->config, host->loop, host->names, &host->redis, err);
     if (status == OK && opts->has_services)
         status = open_seq(host, opts, err);
+    if (host->pg)
+        host->jobs = jobs_new(&(struct jobs_opts){.loop = host->loop, .pg = host->pg});
     if (status == OK && opts->has_services)
         status = open_limits(host, opts, err);
     if (status == OK && opts->has_services)
@@ -204,6 +208,7 @@ void host_close(struct host *host)
     cache_free(host->cache);
     limits_free(host->limits);
     outbound_close(&host->outbound);
+    jobs_free(host->jobs);
     seq_free(host->seq);
     if (host->redis)
         redis_free(host->redis);

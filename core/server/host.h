@@ -26,6 +26,7 @@ struct host { /* read its fields; host_open and host_close write them */
     struct pg_replicas *replicas;
     struct redis *redis;
     struct seq *seq;
+    struct jobs *jobs;
     struct limits *limits;
     struct cache *cache;
     struct outbound outbound;

@@ -1,45 +1,23 @@
 #include "server/job_worker.h"
 
-#include <stdlib.h>
+#include "bind/bind_jobs.h"
 
-struct job_worker {
-    struct loop *loop;
-    struct loop_task task;
-    void (*on_drained)(void *data);
-    void *data;
-};
-
-struct job_worker *job_worker_new(struct host *host, const struct config *config UNUSED)
+void job_worker_start(struct host *host, const struct config *config)
 {
-    struct job_worker *jobs = xalloc(sizeof(*jobs));
-    jobs->loop = host->loop;
-    return jobs;
+    const struct config_value *queues = &config->values[CONFIG_JOBS_QUEUES];
+    struct jobs_work_opts opts = {.max_running = (unsigned)config_number(config, CONFIG_JOBS_CONCURRENCY),
+                                  .lease_ms = (uint32_t)config_number(config, CONFIG_JOBS_LEASE),
+                                  .keep_ms = config_number(config, CONFIG_JOBS_KEEP),
+                                  .keep_dead_ms = config_number(config, CONFIG_JOBS_KEEP_DEAD),
+                                  .queues = queues->items,
+                                  .n_queues = queues->n_items};
+    CHECK(host->jobs); /* config_job_workers: none without PostgreSQL */
+    jobs_work(host->jobs, &opts);
+    job_worker_switch(host);
 }
 
-void job_worker_free(struct job_worker *jobs)
+void job_worker_switch(struct host *host)
 {
-    if (!jobs)
-        return;
-    loop_defer_cancel(&jobs->task);
-    free(jobs);
+    struct job_generation generation = bind_jobs_generation(host->vm);
+    jobs_set_generation(host->jobs, &generation);
 }
-
-unsigned job_worker_in_flight(const struct job_worker *jobs UNUSED)
-{
-    return 0;
-}
-
-static void on_empty(struct loop_task *task)
-{
-    struct job_worker *jobs = container_of(task, struct job_worker, task);
-    jobs->on_drained(jobs->data);
-}
-
-void job_worker_drain(struct job_worker *jobs, void (*on_drained)(void *data), void *data)
-{
-    jobs->on_drained = on_drained;
-    jobs->data = data;
-    loop_defer(jobs->loop, &jobs->task, on_empty);
-}
-
-void job_worker_cut(struct job_worker *jobs UNUSED) {}

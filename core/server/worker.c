@@ -27,6 +27,7 @@
 #include "server/control.h"
 #include "server/host.h"
 #include "server/job_worker.h"
+#include "services/jobs.h"
 
 enum {
     BEAT_MS = 500,
@@ -44,7 +45,6 @@ struct worker {
     struct shm_map snapshot;
     struct host host;
     struct http_server *http; /* NULL: a job worker */
-    struct job_worker *jobs;  /* NULL: serves requests */
     struct access_log *access_log;
     struct poll *control;
     struct signal_watch *term;
@@ -90,8 +90,8 @@ static void on_drained(void *data)
 static unsigned in_flight(const struct worker *worker)
 {
     struct http_stats stats;
-    if (worker->jobs)
-        return job_worker_in_flight(worker->jobs);
+    if (!worker->http)
+        return jobs_running(worker->host.jobs);
     http_server_stats(worker->http, &stats);
     return (unsigned)stats.in_flight;
 }
@@ -104,15 +104,15 @@ static void on_cut(struct timer *timer)
 static void on_deadline(struct timer *timer)
 {
     struct worker *worker = container_of(timer, struct worker, deadline);
-    log_warn(worker->jobs ? "drain deadline passed: running jobs go back to the queue"
-                          : "drain deadline passed: requests in flight are cut",
+    log_warn(worker->http ? "drain deadline passed: requests in flight are cut"
+                          : "drain deadline passed: running jobs go back to the queue",
              LOG_I("in_flight", in_flight(worker)), LOG_I("coroutines", (int64_t)vm_active(worker->host.vm)));
-    if (!worker->jobs || worker->stage == SETTLING) {
+    if (worker->http || worker->stage == SETTLING) {
         finish(worker);
         return;
     }
     arm(worker, &worker->deadline, CUT_MS, on_cut);
-    job_worker_cut(worker->jobs);
+    jobs_cut(worker->host.jobs);
 }
 
 static void start_drain(struct worker *worker)
@@ -121,10 +121,10 @@ static void start_drain(struct worker *worker)
     uint32_t drain_ms = (uint32_t)config_number(worker->config, CONFIG_DRAIN);
     uint32_t grace_ms = config_is_development(worker->config) ? 0 : IDLE_GRACE_MS;
     arm(worker, &worker->deadline, drain_ms, on_deadline);
-    if (worker->jobs)
-        job_worker_drain(worker->jobs, on_drained, worker);
-    else
+    if (worker->http)
         http_server_drain(worker->http, grace_ms < drain_ms ? grace_ms : drain_ms, on_drained, worker);
+    else
+        jobs_drain(worker->host.jobs, on_drained, worker);
 }
 
 static void on_lame_duck_end(struct timer *timer)
@@ -139,7 +139,7 @@ static void start_stop(struct worker *worker, uint32_t lame_duck_ms)
     worker->stage = LAME_DUCK;
     worker->host.env.is_stopping = true;
     /* Nobody routes jobs to us: they need no time to learn that we are going. */
-    arm(worker, &worker->step, worker->jobs ? 0 : lame_duck_ms, on_lame_duck_end);
+    arm(worker, &worker->step, worker->http ? lame_duck_ms : 0, on_lame_duck_end);
 }
 
 /* ---- the master ---------------------------------------------------------------------------------------------- */
@@ -276,7 +276,7 @@ static enum status open_worker(struct worker *worker, bool is_jobs, int id, unsi
     worker->control = poll_new(worker->host.loop, WORKER_CONTROL, on_control, worker);
     poll_set(worker->control, POLL_READ);
     if (is_jobs)
-        worker->jobs = job_worker_new(&worker->host, worker->config);
+        job_worker_start(&worker->host, worker->config);
     else
         open_http(worker);
     return OK;
@@ -289,7 +289,6 @@ static void close_worker(struct worker *worker)
         for (size_t i = 0; i < ARRAY_LEN(timers); i++)
             timer_stop(worker->host.loop, timers[i]);
         http_server_free(worker->http);
-        job_worker_free(worker->jobs);
         vm_free(worker->host.vm); /* ends what was cut: those requests are logged too */
         worker->host.vm = NULL;
         access_log_free(worker->access_log);

@@ -16,10 +16,12 @@ local core = require "chowk.core.pg"
 local task = require "chowk.core.task"
 local vm = require "chowk.core.vm"
 local json = require "chowk.core.json"
+local jobs = require "chowk.core.jobs"
 local copy = require "chowk.pg_copy"
 local forget = require "chowk.pg_forget"
 local gapless = require "chowk.pg_gapless"
 local listen = require "chowk.pg_listen"
+require "chowk.jobs"
 local raise = require "chowk.raise"
 local page = require("chowk.pg_page").page
 local replica = require "chowk.pg_replica"
@@ -126,9 +128,45 @@ function Tx:page(sql, options, ...)
   return page(run_page, self.handle, sql, options, ...)
 end
 
+-- Queues whose workers are told once the transaction has committed.
+local function note_queue(tx, queue)
+  if not queue then return end
+  local queues = tx.queues
+  if not queues then
+    queues = {}
+    tx.queues = queues
+  end
+  queues[queue] = true
+end
+
+-- Statements made by jobs.statement say so.
+local function note_jobs(tx, list)
+  if type(list) ~= "table" then return end
+  for i = 1, #list do
+    local statement = list[i]
+    if type(statement) == "table" then note_queue(tx, statement.job_queue) end
+  end
+end
+
+local function tell_then(tx, ...)
+  if tx.queues then
+    for queue in pairs(tx.queues) do jobs.notify(queue) end
+  end
+  return ...
+end
+
+--- Enqueues a job that is there once the transaction has committed, and never otherwise. Parameters and result as
+-- jobs.enqueue. Yields.
+function Tx:enqueue(name, args, options)
+  local list = jobs.prepare("tx:enqueue", name, args, options)
+  note_queue(self, list.job_queue)
+  return settle(tx_query(self.handle, SHAPES.value, unpack(list, 1, 10)))
+end
+
 --- Statements of the transaction in one round trip: tx:all{ {sql, …}, {sql, …} }.
 -- @return list of lists of rows  Raises the first failure; the others were skipped. Yields.
 function Tx:all(list)
+  note_jobs(self, list)
   return settle(core.tx_all(self.handle, list, false))
 end
 
@@ -137,6 +175,7 @@ end
 -- @param list  as tx:all  Does not yield.
 function Tx:defer(list)
   if type(list) ~= "table" then misuse("tx:defer: expected a list of statements, got %s", type(list)) end
+  note_jobs(self, list)
   local deferred = self.deferred or {}
   for _, statement in ipairs(list) do deferred[#deferred + 1] = statement end
   self.deferred = deferred
@@ -154,12 +193,13 @@ function Tx:commit(list)
   if self.keeps_answer then
     misuse("tx:commit: an idempotent route commits together with its answer: write tx:defer{…} and return")
   end
+  note_jobs(self, list)
   local n_deferred = self.deferred and #self.deferred or 0
   local lists = settle(core.tx_all(self.handle, behind(self.deferred, list), true))
-  if n_deferred == 0 then return lists end
+  if n_deferred == 0 then return tell_then(self, lists) end
   local own = {}
   for i = n_deferred + 1, #lists do own[#own + 1] = lists[i] end
-  return own
+  return tell_then(self, own)
 end
 
 local function identifier(name, what)
@@ -305,8 +345,9 @@ local ISOLATION = { ["read committed"] = 0, ["repeatable read"] = 1, serializabl
 local TX_OPTIONS = { isolation = true, read_only = true, retries = true, lock_timeout = true }
 local DEFAULTS = { isolation = 0, read_only = false, retries = 3, lock_timeout_ms = 0 }
 
-local function decode_options(options)
-  if options == nil then return DEFAULTS end
+local function decode_options(options, is_final)
+  if options == nil and not is_final then return DEFAULTS end
+  options = options or {}
   if type(options) ~= "table" then misuse("pg.tx: expected options, a table, got %s", type(options)) end
   for name in pairs(options) do
     if not TX_OPTIONS[name] then misuse('pg.tx: unknown option "%s"', tostring(name)) end
@@ -318,7 +359,7 @@ local function decode_options(options)
   if type(retries) ~= "number" or retries < 0 or retries > 100 then misuse("pg.tx: retries must be 0 to 100") end
   local timeout = options.lock_timeout and math.max(1, math.floor(time.seconds(options.lock_timeout) * 1000)) or 0
   return { isolation = isolation, read_only = options.read_only and true or false, retries = retries,
-    lock_timeout_ms = timeout }
+    lock_timeout_ms = timeout, is_final = is_final }
 end
 
 local run
@@ -327,6 +368,7 @@ local function commit_then(tx, ...)
   if core.is_open(tx.handle) then
     local has_deferred = tx.deferred and #tx.deferred > 0
     if has_deferred then settle(core.tx_all(tx.handle, tx.deferred, true)) else settle(core.commit(tx.handle)) end
+    tell_then(tx)
   end
   forget.apply(tx)
   return ...
@@ -351,14 +393,16 @@ local function after(fn, options, attempt, tx, ok, ...)
 end
 
 function run(fn, options, attempt)
-  local handle = core.begin(options.isolation, options.read_only, options.lock_timeout_ms)
+  local handle = core.begin(options.isolation, options.read_only, options.lock_timeout_ms, options.is_final)
   local tx = setmetatable({ handle = handle, depth = 0, lock_timeout_ms = options.lock_timeout_ms }, Tx)
   return after(fn, options, attempt, tx, raw_pcall(run_and_commit, fn, tx))
 end
 
 --- Runs fn(tx) in a transaction. Returning commits, raising rolls back. After a conflict (40001, 40P01) fn runs again
 -- from its beginning, so it must not do anything outside the transaction that may not happen twice.
--- Inside, everything goes through tx: query one value exec json json_one all page lock advisory savepoint commit.
+-- Inside, everything goes through tx: query one value exec json json_one all page lock advisory savepoint enqueue
+-- defer commit.
+-- In a job it commits only while the job's lease holds, and raises lease_lost otherwise (but for read_only ones).
 -- @param fn function(tx)
 -- @param options table|nil  isolation = "read committed" (default), "repeatable read", "serializable"; read_only;
 --   retries = 3; lock_timeout = a duration, after which waiting for a lock raises pg_error 55P03
@@ -370,6 +414,13 @@ function M.tx(...)
   if fn == M then fn, options = select(2, ...) end
   if type(fn) ~= "function" then misuse("pg.tx: expected a function(tx), got %s", type(fn)) end
   return run(fn, decode_options(options), 0)
+end
+
+-- For job:tx: the commit completes the job.
+function jobs.run_final(fn, options)
+  if type(fn) ~= "function" then misuse("job:tx: expected a function(tx), got %s", type(fn)) end
+  if options and options.read_only then misuse("job:tx: a read-only transaction cannot complete a job") end
+  return run(fn, decode_options(options, true), 0)
 end
 
 return M
