@@ -1,11 +1,12 @@
-/* Host names on a thread of their own: getaddrinfo blocks, and libuv's pool must not fill up with it.
+/* Host names on threads of their own: getaddrinfo blocks, and libuv's pool must not fill up with it. A thread is
+ * started when a job finds none idle, so that a name server which is slow for one name holds up no other.
  *
  * Two halves. `struct names` and its queries live on the loop and are touched by nobody else. `struct shared`
- * is what the thread sees: a queue of jobs, a list of finished ones, one mutex. It has two owners, the loop's
- * half and the thread, and goes with the last; so names_free never waits for a look-up that runs: the thread
- * is detached, finds `is_stopped` when it comes back, and throws its result away.
+ * is what the threads see: a queue of jobs, a list of finished ones, one mutex. It is owned by the loop's half
+ * and each thread, and goes with the last; so names_free never waits for a look-up that runs: the threads
+ * are detached, find `is_stopped` when they come back, and throw their results away.
  *
- * job->query belongs to the loop's half: it is NULL once the query is gone, and the thread never reads it.
+ * job->query belongs to the loop's half: it is NULL once the query is gone, and no thread reads it.
  * A query without a job (numeric, localhost, refused) is answered by a deferred call.
  *
  * Never here: a cache (the answer's lifetime is not known), a call of getaddrinfo on the loop. */
@@ -24,6 +25,7 @@
 #define NAMES_MAGIC 0x4a3e5001u
 #define QUERY_MAGIC 0x4a3e5002u
 #define MAX_JOBS 256
+#define MAX_THREADS 4
 #define MAX_HOST 253 /* RFC 1035, as text */
 
 struct job {
@@ -42,7 +44,8 @@ struct shared {
     struct list jobs, done;
     struct loop_wakeup *wakeup; /* valid until is_stopped */
     bool is_stopped;
-    int n_owners;
+    int n_owners; /* the loop's half, and the threads */
+    int n_threads, n_idle, n_queued;
 };
 
 struct names {
@@ -50,7 +53,7 @@ struct names {
     struct loop *loop;
     struct list queries;
     size_t n_jobs;
-    struct shared *shared; /* made with the thread, at the first need */
+    struct shared *shared; /* made at the first need, as the threads are */
     struct loop_wakeup *wakeup;
 };
 
@@ -68,7 +71,7 @@ struct names_query {
     struct addr addrs[2];
 };
 
-/* ---- the thread ---------------------------------------------------------------------------------------- */
+/* ---- the threads --------------------------------------------------------------------------------------- */
 
 static void free_jobs(struct list *jobs)
 {
@@ -117,9 +120,12 @@ static void *run_thread(void *data)
     while (!shared->is_stopped) {
         struct list *node = list_pop(&shared->jobs);
         if (!node) {
+            shared->n_idle++;
             pthread_cond_wait(&shared->has_job, &shared->mutex);
+            shared->n_idle--;
             continue;
         }
+        shared->n_queued--;
         struct job *job = container_of(node, struct job, node);
         pthread_mutex_unlock(&shared->mutex);
         look_up(job);
@@ -223,24 +229,31 @@ static void on_task(struct loop_task *task)
 
 /* ---- asking -------------------------------------------------------------------------------------------- */
 
-static enum status make_shared(struct names *names, struct err *err)
+static void make_shared(struct names *names)
 {
-    if (names->shared)
-        return OK;
     struct shared *shared = xalloc(sizeof(*shared));
     list_init(&shared->jobs);
     list_init(&shared->done);
     CHECK(pthread_mutex_init(&shared->mutex, NULL) == 0 && pthread_cond_init(&shared->has_job, NULL) == 0);
     shared->wakeup = names->wakeup;
-    shared->n_owners = 2;
+    shared->n_owners = 1;
+    names->shared = shared;
+}
+
+/* One more thread, if the jobs that are queued and this one are more than idle threads. Mutex held. ERR: there is
+ * none at all. */
+static enum status grow(struct shared *shared, struct err *err)
+{
+    if (shared->n_idle > shared->n_queued || shared->n_threads == MAX_THREADS)
+        return OK;
     int rc = start_thread(shared);
     if (rc == 0) {
-        names->shared = shared;
+        shared->n_threads++;
+        shared->n_owners++;
         return OK;
     }
-    pthread_mutex_lock(&shared->mutex);
-    shared->n_owners = 1;
-    shared_unref(shared);
+    if (shared->n_threads > 0)
+        return OK;
     return err_set(err, ERR_UNAVAILABLE, "start the resolver's thread: %s", strerror(rc));
 }
 
@@ -249,16 +262,21 @@ static enum status push_job(struct names_query *query, const char *host, size_t 
     struct names *names = query->names;
     if (names->n_jobs == MAX_JOBS)
         return err_set(&query->err, ERR_QUEUE_FULL, "resolve \"%s\": %d look-ups are waiting", host, MAX_JOBS);
-    if (make_shared(names, &query->err) != OK)
+    if (!names->shared)
+        make_shared(names);
+    pthread_mutex_lock(&names->shared->mutex);
+    if (grow(names->shared, &query->err) != OK) {
+        pthread_mutex_unlock(&names->shared->mutex);
         return ERR;
+    }
     struct job *job = xalloc(sizeof(*job));
     memcpy(job->host, host, len);
     job->query = query;
     query->job = job;
     if (names->n_jobs++ == 0)
         loop_wakeup_keep(names->wakeup, true);
-    pthread_mutex_lock(&names->shared->mutex);
     list_push(&names->shared->jobs, &job->node);
+    names->shared->n_queued++;
     pthread_cond_signal(&names->shared->has_job);
     pthread_mutex_unlock(&names->shared->mutex);
     return OK;
@@ -314,8 +332,10 @@ void names_cancel(struct names_query *query)
         pthread_mutex_lock(&names->shared->mutex);
         list_each (node, &names->shared->jobs)
             is_queued |= node == &job->node;
-        if (is_queued)
+        if (is_queued) {
             list_remove(&job->node);
+            names->shared->n_queued--;
+        }
         pthread_mutex_unlock(&names->shared->mutex);
     }
     retire(query);
@@ -333,11 +353,11 @@ struct names *names_new(struct loop *loop)
     return names;
 }
 
-static void stop_thread(struct shared *shared)
+static void stop_threads(struct shared *shared)
 {
     pthread_mutex_lock(&shared->mutex);
     shared->is_stopped = true;
-    pthread_cond_signal(&shared->has_job);
+    pthread_cond_broadcast(&shared->has_job);
     shared_unref(shared);
 }
 
@@ -350,7 +370,7 @@ void names_free(struct names *names)
     while (!list_is_empty(&names->queries))
         complete(container_of(names->queries.next, struct names_query, node), NULL, 0, &err);
     if (names->shared)
-        stop_thread(names->shared);
+        stop_threads(names->shared);
     loop_wakeup_free(names->wakeup);
     loop_reclaim(names->loop, names);
 }

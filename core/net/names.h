@@ -1,5 +1,5 @@
-/* Host names → addresses on a thread of its own (getaddrinfo blocks, and libpq's and curl's own look-ups
- * would block our loop: T5, T14). Bounded queue; numeric addresses and "localhost" need no thread. A look-up
+/* Host names → addresses on up to four threads of its own (getaddrinfo blocks, and libpq's and curl's own look-ups
+ * would block our loop: T5, T14). Bounded queue; numeric addresses and "localhost" need none. A look-up
  * takes as long as resolv.conf allows: whoever has a deadline cancels. */
 #pragma once
 

@@ -13,6 +13,7 @@
 
 /* A resolver of our own stands before libc's. It answers `*.example` with 192.0.2.1 and 2001:db8::1, hangs on
  * "slow.example" until the test lets it go, and knows nothing else. */
+#define N_THREADS 4 /* at most, in names.c */
 static sem_t let_go, has_begun;
 static int n_look_ups; /* touched by the thread while the test waits */
 
@@ -180,9 +181,37 @@ static void test_nonsense_is_refused_later(void **state UNUSED)
     assert_int_equal(n_look_ups, 0);
 }
 
+/* All threads but one hang. */
+static void occupy(struct answer answers[N_THREADS - 1])
+{
+    for (int i = 0; i < N_THREADS - 1; i++) {
+        ask("slow.example", 80, &answers[i]);
+        sem_wait(&has_begun);
+    }
+}
+
+static void test_a_slow_name_holds_up_no_other(void **state UNUSED)
+{
+    struct answer slow[N_THREADS - 1] = {0}, quick[10] = {0};
+    occupy(slow);
+    assert_int_equal(count_resolver_threads(), N_THREADS - 1);
+    for (size_t i = 0; i < ARRAY_LEN(quick); i++)
+        ask("db.example", 80, &quick[i]);
+    for (size_t i = 0; i < ARRAY_LEN(quick); i++)
+        RUN_UNTIL(loop, quick[i].n_calls == 1);
+    assert_int_equal(count_resolver_threads(), N_THREADS);
+    for (int i = 0; i < N_THREADS - 1; i++) {
+        assert_int_equal(slow[i].n_calls, 0);
+        sem_post(&let_go);
+    }
+    loop_run(loop);
+    assert_int_equal(slow[0].n_calls + slow[1].n_calls + slow[2].n_calls, 3);
+}
+
 static void test_cancelled_queries_are_not_answered(void **state UNUSED)
 {
-    struct answer slow = {0}, queued = {0}, numeric = {0}, last = {0};
+    struct answer others[N_THREADS - 1] = {0}, slow = {0}, queued = {0}, numeric = {0}, last = {0};
+    occupy(others);
     struct names_query *running = ask("slow.example", 80, &slow);
     sem_wait(&has_begun);
     struct names_query *waiting = ask("queued.example", 80, &queued);
@@ -191,10 +220,12 @@ static void test_cancelled_queries_are_not_answered(void **state UNUSED)
     names_cancel(running);
     names_cancel(waiting);
     names_cancel(immediate);
-    sem_post(&let_go);
+    for (int i = 0; i < N_THREADS; i++)
+        sem_post(&let_go);
     RUN_UNTIL(loop, last.n_calls == 1);
     assert_int_equal(slow.n_calls + queued.n_calls + numeric.n_calls, 0);
-    assert_int_equal(n_look_ups, 2); /* the queued one was never begun */
+    loop_run(loop);
+    assert_int_equal(n_look_ups, N_THREADS + 1); /* the queued one was never begun */
 }
 
 static void test_queue_is_bounded(void **state UNUSED)
@@ -217,10 +248,11 @@ static void test_queue_is_bounded(void **state UNUSED)
 
 static void test_free_cancels_what_is_pending_and_does_not_wait(void **state UNUSED)
 {
-    struct answer running = {0}, queued = {0}, numeric = {0};
+    struct answer others[N_THREADS - 1] = {0}, running = {0}, queued = {0}, numeric = {0};
+    occupy(others);
     ask("slow.example", 80, &running);
     sem_wait(&has_begun);
-    assert_int_equal(count_resolver_threads(), 1);
+    assert_int_equal(count_resolver_threads(), N_THREADS);
     ask("queued.example", 80, &queued);
     ask("127.0.0.1", 80, &numeric);
     names_free(names); /* while the look-up hangs */
@@ -229,26 +261,31 @@ static void test_free_cancels_what_is_pending_and_does_not_wait(void **state UNU
     assert_int_equal(queued.err.code, ERR_CANCELLED);
     assert_int_equal(numeric.err.code, ERR_CANCELLED);
     loop_turn(loop, false);
-    sem_post(&let_go);
+    for (int i = 0; i < N_THREADS; i++)
+        sem_post(&let_go);
     wait_for_thread_to_end();
-    assert_int_equal(n_look_ups, 1);
+    assert_int_equal(n_look_ups, N_THREADS);
     assert_int_equal(running.n_calls + queued.n_calls + numeric.n_calls, 3);
 }
 
 static void test_free_inside_an_answer(void **state UNUSED)
 {
-    struct answer first = {.free_this = names}, others[20] = {0};
-    ask("slow.example", 80, &first);
+    struct answer slow[N_THREADS - 1] = {0}, first = {.free_this = names}, others[20] = {0};
+    occupy(slow); /* so that the rest is answered in order */
+    ask("first.example", 80, &first);
     for (size_t i = 0; i < ARRAY_LEN(others); i++)
         ask("other.example", 80, &others[i]);
-    sem_post(&let_go);
-    while (__atomic_load_n(&n_look_ups, __ATOMIC_SEQ_CST) < 10)
+    while (__atomic_load_n(&n_look_ups, __ATOMIC_SEQ_CST) < N_THREADS + 10)
         sched_yield(); /* so that finished jobs without a query come in the same batch */
     RUN_UNTIL(loop, first.n_calls == 1);
     names = NULL;
     for (size_t i = 0; i < ARRAY_LEN(others); i++) {
         assert_int_equal(others[i].n_calls, 1);
         assert_int_equal(others[i].err.code, ERR_CANCELLED);
+    }
+    for (int i = 0; i < N_THREADS - 1; i++) {
+        assert_int_equal(slow[i].err.code, ERR_CANCELLED);
+        sem_post(&let_go);
     }
 }
 
@@ -260,6 +297,7 @@ int main(void)
         T(test_numeric_and_localhost_need_no_thread),
         T(test_names_are_looked_up_on_the_thread),
         T(test_nonsense_is_refused_later),
+        T(test_a_slow_name_holds_up_no_other),
         T(test_cancelled_queries_are_not_answered),
         T(test_queue_is_bounded),
         T(test_free_cancels_what_is_pending_and_does_not_wait),
