@@ -58,6 +58,12 @@ return {
     -- namespace = "chowk",  -- of its keys in Redis; the same on all machines of this shop, another for another shop
   },
 
+  http_client = {            -- calls to other services: chowk.http
+    -- timeout = "5s",
+    -- allow_private = { "10.1.0.0/16" },   -- private addresses that may be called; in development, this machine
+    -- ca = "/etc/chowk/ca.pem",            -- for services with certificates of your own
+  },
+
   seq = {
     formats = { order = "PC{fy}-{n:6}" },   -- PC2627-000123: at most 16 characters, as a GST invoice allows
     -- gapless = { invoice = "INV{fy}/{n:6}" },   -- for tx:gapless: counted in the transaction, without gaps

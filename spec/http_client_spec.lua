@@ -1,74 +1,15 @@
--- chowk.http against a service that misbehaves (tests/fault/upstream.lua), nginx with TLS and HTTP/2, and chowk itself.
+-- chowk.http against a service that misbehaves (tests/fault/upstream.lua) and chowk itself. Addresses, TLS and names:
+-- http_client_net_spec.lua.
+local app = require "spec.support.caller"
 local server = require "spec.support.server"
 local upstream = require "spec.support.upstream"
-
--- Each route takes what it is to do from the request: { fn = "get", url =, options = }.
-local APP = [==[
-local app, http, pg, task, json = require "chowk.app", require "chowk.http", require "chowk.pg", require "chowk.task",
-  require "chowk.json"
-local routes = app.routes()
-
-local function told(res) return { status = res.status, headers = res.headers, body = res.body, url = res.url } end
-local function failed(err)
-  return { code = err.code, message = err.message, retryable = err.retryable, sent = err.sent }
-end
-
-routes:post("/call", { max_body = 4194304 }, function(req)
-  local o = req:json()
-  local ok, res = pcall(http[o.fn], o.url, o.options)
-  if ok then return told(res) end
-  if type(res) == "string" then return 500, res end
-  return 200, failed(res)
-end)
-routes:get("/quick", function() return "quick" end)
-routes:get("/stats", function() return http.stats() end)
-routes:get("/echo", function(req) return { id = req.id, headers = req.headers } end)
-routes:get("/pass", function(req) return told(http.get(req.query.url, { headers = { A = "b" } })) end)
-routes:get("/late", { deadline = "300ms" }, function(req) return http[req.query.fn](req.query.url).body end)
-routes:get("/in-tx", function(req) return pg.tx(function() return http.get(req.query.url).body end) end)
-routes:get("/json", function(req)
-  local value, err = try(function() return http.get(req.query.url):json() end)
-  return err and failed(err) or { value = value }
-end)
-routes:get("/stream", function(req)
-  local res = http.stream(req.query.url, { max_body = tonumber(req.query.max), timeout = req.query.timeout })
-  local n, parts, biggest = 0, 0, 0
-  local ok, err = pcall(function()
-    for bytes in res:chunks() do
-      n, parts, biggest = n + #bytes, parts + 1, math.max(biggest, #bytes)
-      if req.query.pause then task.sleep(tonumber(req.query.pause)) end
-      if req.query.stop then res:close() break end
-    end
-  end)
-  return { status = res.status, bytes = n, parts = parts, biggest = biggest, err = not ok and (err.code or err) or nil }
-end)
-routes:get("/relay", function(req)
-  local res = http.stream(req.query.url)
-  return app.stream(function(w) for bytes in res:chunks() do w:write(bytes) end end)
-end)
-routes:get("/leave", function(req) -- opened, and never read
-  http.stream(req.query.url, { timeout = "200ms" })
-  return "left"
-end)
-routes:get("/all", function(req)
-  local fns = {}
-  for i = 1, tonumber(req.query.n) do
-    fns[i] = function()
-      local res, err = try(http.get, req.query.url, { timeout = "3s" })
-      return res and res.status or err.code
-    end
-  end
-  return task.all(fns)
-end)
-return routes
-]==]
 
 describe("chowk.http", function()
   local up, s
 
   setup(function()
     up = upstream.start()
-    s = server.start { app = APP, config = { http_client = { breaker_failures = 0 } } }
+    s = server.start { app = app, config = { http_client = { breaker_failures = 0 } } }
   end)
   teardown(function()
     s:stop()
@@ -107,7 +48,7 @@ describe("chowk.http", function()
 
     it("knows forms, parts, bytes and every method", function()
       local form = call("post", up:url("/echo"), { form = { b = "2 3", a = 1 } }).body
-      assert.truthy(form:find("\r\n\r\na=1&b=2%20", 1, true), form)
+      assert.truthy(form:find("\r\n\r\na=1&b=2%203", 1, true), form)
       local parts = call("put", up:url("/echo"), { multipart = { { name = "f\"", data = "\0bytes", filename = "x.bin" },
         { name = "n", data = "v" } } }).body
       assert.truthy(parts:find('form-data; name="f%22"; filename="x.bin"\r\n'
@@ -201,6 +142,124 @@ describe("chowk.http", function()
       fails("unavailable", "get", up:url("/short"))
       assert.equal("bad_response", s:get("/json?url=" .. up:url("/echo")).json.code)
       assert.equal(1, s:get("/json?url=" .. up:url("/count")).json.value["GET /echo"] and 1)
+    end)
+  end)
+
+  describe("a connection", function()
+    it("is kept, and a dead one costs no call that may be repeated", function()
+      assert.equal("once", call("get", up:url("/once")).body)
+      local before = up:counts()["GET /once"]
+      assert.equal("once", call("get", up:url("/once")).body) -- the upstream closed without a word: sent anew
+      assert.equal(before + 2, up:counts()["GET /once"])
+    end)
+
+    it("is never the reason to send a POST twice", function()
+      for _, options in ipairs { { body = "charge" }, { body = ("c"):rep(200000) }, {} } do
+        local before = up:counts()["POST /once"] or 0
+        assert.equal("once", call("get", up:url("/once")).body)
+        local err = call("post", up:url("/once"), options)
+        local n = up:counts()["POST /once"] - before
+        assert.equal(1, n)
+        if options.body then assert.same({ "unavailable", false, true }, { err.code, err.retryable, err.sent }) end
+      end
+    end)
+  end)
+
+  describe("a redirect", function()
+    local other
+    setup(function() other = upstream.start() end)
+    teardown(function() other:stop() end)
+
+    it("is an answer, unless it shall be followed", function()
+      local res = call("get", up:url("/to?/echo"))
+      assert.same({ 302, "/echo" }, { res.status, res.headers.location })
+      res = call("get", up:url("/to?/echo"), { redirects = 1 })
+      assert.same({ 200, up:url("/echo") }, { res.status, res.url })
+      fails("bad_response", "get", up:url("/to?/to?/echo"), { redirects = 1 })
+    end)
+
+    it("changes the method as browsers do, and takes no secret elsewhere", function()
+      local secret = { redirects = 3, body = "b", headers = { Authorization = "s3", Cookie = "c=1", ["X-Plain"] = "p",
+        ["Content-Type"] = "text/x" } }
+      local body = call("post", up:url("/to?" .. other:url("/echo")), secret).body
+      assert.truthy(body:find("^GET /echo") and body:find("X-Plain: p", 1, true), body)
+      for _, absent in ipairs { "s3", "c=1", "text/x", "\r\n\r\nb" } do
+        assert.falsy(body:find(absent, 1, true), body)
+      end
+      body = call("post", up:url("/to307?" .. other:url("/echo")), secret).body
+      assert.truthy(body:find("^POST /echo") and body:find("\r\n\r\nb$"), body)
+      assert.falsy(body:find("s3", 1, true), body)
+      assert.truthy(call("post", up:url("/to307?/echo"), secret).body:find("Authorization: s3", 1, true))
+    end)
+
+    it("is judged like the first call", function()
+      fails("forbidden_address", "get", up:url("/to?http://10.0.0.1/"), { redirects = 1 })
+      fails("forbidden_address", "get", up:url("/to?http://169.254.169.254/latest/"), { redirects = 1 })
+      fails("bad_response", "get", up:url("/to?file:///etc/passwd"), { redirects = 1 })
+    end)
+  end)
+
+  describe("many calls", function()
+    it("retry only when asked, and only what may be repeated", function()
+      assert.equal(503, call("get", up:url("/status/503"), { retries = 2 }).status)
+      assert.equal(3, up:counts()["GET /status/503"])
+      assert.equal(429, call("post", up:url("/status/429"), { retries = 1, idempotent = true }).status)
+      assert.equal(2, up:counts()["POST /status/429"])
+      assert.equal(503, call("put", up:url("/status/503")).status)
+      assert.equal(1, up:counts()["PUT /status/503"])
+    end)
+
+    it("wait for a place, in a bounded queue", function()
+      local few = server.start { app = app, config = { http_client = { max_per_host = 2, max_waiters = 3 } } }
+      local codes = few:get("/all?n=8&url=" .. up:url("/after/100")).json
+      local n = {}
+      for _, code in ipairs(codes) do n[code] = (n[code] or 0) + 1 end
+      assert.same({ [200] = 5, queue_full = 3 }, n)
+      assert.equal(5, up:counts()["GET /after/100"])
+      local stats = few:get("/stats").json
+      assert.same({ 0, 0, 8, 3 }, { stats.active, stats.waiting, stats.calls, stats.refused })
+      few:stop()
+    end)
+
+    it("stop after failures in a row, and one tries again", function()
+      local few = server.start { app = app, config = { http_client = { breaker_failures = 2,
+        breaker_open = "300ms" } } }
+      call("get", up:url("/status/502"), nil, few)
+      fails("unavailable", "get", up:url("/drop"), nil, few)
+      local before = up:counts()["GET /echo"]
+      local err = fails("unavailable", "get", up:url("/echo"), nil, few)
+      assert.truthy(err.message:find("http://127.0.0.1:" .. up.port, 1, true), err.message)
+      assert.same({ false, before }, { err.sent, up:counts()["GET /echo"] })
+      assert.equal(1, few:get("/stats").json.open_breakers)
+      server.eventually("the breaker to try", function()
+        return call("get", up:url("/echo"), nil, few).status == 200
+      end)
+      assert.equal(0, few:get("/stats").json.open_breakers)
+      few:stop()
+    end)
+  end)
+
+  describe("a stream", function()
+    local function stream(path, more) return s:get("/stream?url=" .. up:url(path) .. (more or "")).json end
+
+    it("is read bit by bit, and not faster", function()
+      local got = stream("/chunks/100/20000", "&pause=0.001")
+      assert.same({ 200, 2000000 }, { got.status, got.bytes })
+      assert.is_true(got.biggest <= 81920 and got.parts >= 24, got.biggest .. " " .. got.parts)
+      assert.is_true(stream("/chunks/100000/20000", "&stop=1").bytes <= 81920)
+      assert.equal(20, stream("/drip/20").bytes)
+      assert.equal(2000000, #s:get("/relay?url=" .. up:url("/chunks/100/20000")).body)
+    end)
+
+    it("says when it did not end well", function()
+      assert.same({ "unavailable", 10 }, { stream("/short").err, stream("/short").bytes })
+      assert.equal("timeout", stream("/after/5000", "&timeout=50ms").code or stream("/after/5000", "&timeout=50ms").err)
+      assert.equal("too_large", stream("/chunks/100/20000", "&max=100000").err)
+    end)
+
+    it("that nobody reads gives its connection back", function()
+      assert.equal("left", s:get("/leave?url=" .. up:url("/chunks/100000/20000")).body)
+      server.eventually("its end", function() return s:get("/stats").json.active == 0 end)
     end)
   end)
 end)

@@ -1,6 +1,7 @@
 -- rediss:// against a real redis-server with TLS and a certificate authority of the spec's own.
 local server = require "spec.support.server"
 local redis = require "spec.support.redis"
+local tls = require "spec.support.tls"
 
 local APP = [==[
 local app, redis = require "chowk.app", require "chowk.redis"
@@ -16,24 +17,6 @@ end)
 return routes
 ]==]
 
-local function openssl(dir, command)
-  local out, code = server.sh("cd " .. dir .. " && openssl " .. command)
-  assert(code == 0, out)
-end
-
--- ca.crt and, signed by it, name.crt for a DNS name or an IP address.
-local function authority(dir, name)
-  openssl(dir, "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=" .. name
-    .. " -keyout " .. name .. ".key -out " .. name .. ".crt")
-end
-local function certificate(dir, ca, name, alt)
-  openssl(dir, "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=" .. name .. " -keyout " .. name
-    .. ".key -out " .. name .. ".csr")
-  server.sh("echo subjectAltName=" .. alt .. " >" .. dir .. "/" .. name .. ".ext")
-  openssl(dir, "x509 -req -days 2 -in " .. name .. ".csr -CA " .. ca .. ".crt -CAkey " .. ca .. ".key -CAcreateserial"
-    .. " -extfile " .. name .. ".ext -out " .. name .. ".crt")
-end
-
 describe("rediss://", function()
   local dir, good, wrong
 
@@ -47,10 +30,10 @@ describe("rediss://", function()
 
   setup(function()
     dir = server.sh("mktemp -d /tmp/chowk-redis-ca.XXXXXX"):match("%S+")
-    authority(dir, "ca")
-    authority(dir, "stranger")
-    certificate(dir, "ca", "good", "DNS:localhost,IP:127.0.0.1")
-    certificate(dir, "ca", "wrong", "DNS:elsewhere.example")
+    tls.authority(dir, "ca")
+    tls.authority(dir, "stranger")
+    tls.certificate(dir, "ca", "good", "DNS:localhost,IP:127.0.0.1")
+    tls.certificate(dir, "ca", "wrong", "DNS:elsewhere.example")
     good, wrong = tls_node "good", tls_node "wrong"
   end)
   teardown(function()

@@ -36,17 +36,19 @@ static char *lower_host(const char *host)
 /* From out->handle to the rest. */
 static const char *take_apart(struct curl_url *out)
 {
-    char *scheme = NULL, *host = NULL, *port = NULL, *user = NULL;
+    char *scheme = NULL, *host = NULL, *port = NULL, *user = NULL, *zone = NULL;
     const char *flaw = NULL;
     struct buf origin = {0};
     int64_t number = 0;
     bool has_user = curl_url_get(out->handle, CURLUPART_USER, &user, 0) == CURLUE_OK;
+    bool has_zone = curl_url_get(out->handle, CURLUPART_ZONEID, &zone, 0) == CURLUE_OK;
     if (curl_url_get(out->handle, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
         (strcmp(scheme, "https") != 0 && strcmp(scheme, "http") != 0))
         flaw = "only http and https can be called";
     else if (has_user)
         flaw = "has credentials in it: send them in an Authorization header";
-    else if (curl_url_get(out->handle, CURLUPART_HOST, &host, 0) != CURLUE_OK || !*host || strchr(host, '%'))
+    else if (curl_url_get(out->handle, CURLUPART_HOST, &host, 0) != CURLUE_OK || !*host || strchr(host, '%') ||
+             has_zone)
         flaw = "has no host that can be called";
     else if (curl_url_get(out->handle, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) != CURLUE_OK ||
              !slice_to_int(slice_str(port), 1, 65535, &number))
@@ -59,7 +61,7 @@ static const char *take_apart(struct curl_url *out)
         buf_byte(&origin, '\0');
         out->origin = origin.ptr;
     }
-    curl_free(scheme), curl_free(host), curl_free(port), curl_free(user);
+    curl_free(scheme), curl_free(host), curl_free(port), curl_free(user), curl_free(zone);
     return flaw;
 }
 

@@ -23,10 +23,10 @@ static void report(struct http_client_op *op, enum breaker_outcome outcome)
 {
     struct http_client_host *host = op->host;
     struct breaker_opts opts = {op->client->opts.breaker_failures, op->client->opts.breaker_open_ms};
+    const char *why = op->err.code ? op->err.message : op->has_head ? "it says it is unavailable" : "no answer in time";
     if (breaker_report(&host->breaker, &opts, loop_now(loop_of(op)), op->is_probe, outcome))
         log_warn("calls to a service fail: none is made for a while", LOG_S("service", host->origin),
-                 LOG_I("ms", opts.open_ms),
-                 LOG_S("last", op->err.code ? op->err.message : "it says it is unavailable"));
+                 LOG_I("ms", opts.open_ms), LOG_S("last", why));
     op->is_probe = false;
 }
 

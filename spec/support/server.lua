@@ -10,7 +10,7 @@
 --   s:log() → text   s:stop()   s:kill("TERM")   s:restart()
 --
 -- pg = a spec.support.postgres object: the database is made there. url = function(database) → the URL that chowk is
--- given, as when it goes through a proxy or a pooler.
+-- given, as when it goes through a proxy or a pooler. wrap = a command in front of chowk's, which executes it.
 local socket = require "socket"
 local json = require "dkjson"
 local http = require "spec.support.http"
@@ -118,8 +118,8 @@ function Server:start_process()
   local env = { "PORT=" .. self.port, "DATABASE_URL=" .. quote(self.database_url) }
   env[#env + 1] = "REDIS_URL=" .. quote(self.redis_url)
   for k, v in pairs(self.env) do env[#env + 1] = k .. "=" .. quote(v) end
-  local command = string.format("cd %s && { env %s %s serve >>%s 2>&1 & echo $!; }", quote(self.dir),
-    table.concat(env, " "), CHOWK, quote(self.log_file))
+  local command = string.format("cd %s && { env %s %s %s serve >>%s 2>&1 & echo $!; }", quote(self.dir),
+    table.concat(env, " "), self.wrap, CHOWK, quote(self.log_file))
   self.pid = tonumber((must(command):match("%d+")))
   self:wait_ready()
 end
@@ -139,7 +139,7 @@ end
 function M.start(opts)
   opts = opts or {}
   next_id = next_id + 1
-  local self = setmetatable({ port = M.free_port(), env = opts.env or {} }, Server)
+  local self = setmetatable({ port = M.free_port(), env = opts.env or {}, wrap = opts.wrap or "" }, Server)
   self.pg_dir = opts.pg and opts.pg.sock_dir or PG_DIR
   self.dir = must("mktemp -d /tmp/chowk-spec.XXXXXX"):match("%S+")
   self.log_file = self.dir .. "/server.log"
