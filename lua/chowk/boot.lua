@@ -8,7 +8,7 @@ local LOADING = {}
 local PRIVATE = {
   ["chowk.boot"] = true, ["chowk.coroutine"] = true, ["chowk.raise"] = true, ["chowk.routes"] = true,
   ["chowk.sandbox"] = true, ["chowk.pg_listen"] = true, ["chowk.pg_copy"] = true, ["chowk.pg_page"] = true,
-  ["chowk.pg_replica"] = true, ["chowk.pg_forget"] = true,
+  ["chowk.pg_enqueue"] = true, ["chowk.pg_replica"] = true, ["chowk.pg_forget"] = true,
   ["chowk.idempotency"] = true, ["chowk.pg_gapless"] = true, ["chowk.idempotency_steps"] = true,
   ["chowk.http_body"] = true,
 }

@@ -1,6 +1,5 @@
--- Background jobs: work that must be done, but not while somebody waits. They are rows in PostgreSQL (table jobs),
--- run by
--- the job workers (`jobs.workers`), so that they never delay a request.
+-- Background jobs: work that must be done, but not while somebody waits. They are rows in PostgreSQL (table jobs), run
+-- by the job workers (`jobs.workers`), so that they never delay a request.
 --
 --   local jobs = require "chowk.jobs"
 --   jobs.define("order.mail", { retries = 10 }, function(args, job)
@@ -13,9 +12,7 @@
 -- A job runs at least once: its process may die after the work and before saying so. So make it safe to repeat, or let
 -- its last step be job:tx, whose commit also completes the job: both or neither.
 -- A job that raises runs again after 1 s, 16 s, 81 s, … (attempt⁴, at most a day, ±10 %), and is discarded after its
--- last
--- attempt, or at once after jobs.fail and failures that say retryable = false. Discarded jobs are kept: `chowk jobs
--- dead`.
+-- last attempt, or at once after jobs.fail and failures that say retryable = false. They are kept: `chowk jobs dead`.
 local core = require "chowk.core.jobs"
 local pg = require "chowk.core.pg"
 local json = require "chowk.core.json"
@@ -215,8 +212,7 @@ function M.statement(name, args, options)
   return prepare("jobs.statement", name, args, options)
 end
 
--- For chowk.pg: Tx:enqueue, and who is told after the commit.
-core.prepare, core.VALUE = prepare, VALUE
+core.prepare = prepare -- for chowk.pg_enqueue
 
 --- Ends a job as hopeless: it is discarded at once, with this message. Does not return.
 function M.fail(message)

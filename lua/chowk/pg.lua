@@ -16,12 +16,11 @@ local core = require "chowk.core.pg"
 local task = require "chowk.core.task"
 local vm = require "chowk.core.vm"
 local json = require "chowk.core.json"
-local jobs = require "chowk.core.jobs"
 local copy = require "chowk.pg_copy"
+local enqueue = require "chowk.pg_enqueue"
 local forget = require "chowk.pg_forget"
 local gapless = require "chowk.pg_gapless"
 local listen = require "chowk.pg_listen"
-require "chowk.jobs"
 local raise = require "chowk.raise"
 local page = require("chowk.pg_page").page
 local replica = require "chowk.pg_replica"
@@ -128,45 +127,10 @@ function Tx:page(sql, options, ...)
   return page(run_page, self.handle, sql, options, ...)
 end
 
--- Queues whose workers are told once the transaction has committed.
-local function note_queue(tx, queue)
-  if not queue then return end
-  local queues = tx.queues
-  if not queues then
-    queues = {}
-    tx.queues = queues
-  end
-  queues[queue] = true
-end
-
--- Statements made by jobs.statement say so.
-local function note_jobs(tx, list)
-  if type(list) ~= "table" then return end
-  for i = 1, #list do
-    local statement = list[i]
-    if type(statement) == "table" then note_queue(tx, statement.job_queue) end
-  end
-end
-
-local function tell_then(tx, ...)
-  if tx.queues then
-    for queue in pairs(tx.queues) do jobs.notify(queue) end
-  end
-  return ...
-end
-
---- Enqueues a job that is there once the transaction has committed, and never otherwise. Parameters and result as
--- jobs.enqueue. Yields.
-function Tx:enqueue(name, args, options)
-  local list = jobs.prepare("tx:enqueue", name, args, options)
-  note_queue(self, list.job_queue)
-  return settle(tx_query(self.handle, SHAPES.value, unpack(list, 1, 10)))
-end
-
 --- Statements of the transaction in one round trip: tx:all{ {sql, …}, {sql, …} }.
 -- @return list of lists of rows  Raises the first failure; the others were skipped. Yields.
 function Tx:all(list)
-  note_jobs(self, list)
+  enqueue.note(self, list)
   return settle(core.tx_all(self.handle, list, false))
 end
 
@@ -175,7 +139,7 @@ end
 -- @param list  as tx:all  Does not yield.
 function Tx:defer(list)
   if type(list) ~= "table" then misuse("tx:defer: expected a list of statements, got %s", type(list)) end
-  note_jobs(self, list)
+  enqueue.note(self, list)
   local deferred = self.deferred or {}
   for _, statement in ipairs(list) do deferred[#deferred + 1] = statement end
   self.deferred = deferred
@@ -193,13 +157,13 @@ function Tx:commit(list)
   if self.keeps_answer then
     misuse("tx:commit: an idempotent route commits together with its answer: write tx:defer{…} and return")
   end
-  note_jobs(self, list)
+  enqueue.note(self, list)
   local n_deferred = self.deferred and #self.deferred or 0
   local lists = settle(core.tx_all(self.handle, behind(self.deferred, list), true))
-  if n_deferred == 0 then return tell_then(self, lists) end
+  if n_deferred == 0 then return lists end
   local own = {}
   for i = n_deferred + 1, #lists do own[#own + 1] = lists[i] end
-  return tell_then(self, own)
+  return own
 end
 
 local function identifier(name, what)
@@ -368,8 +332,8 @@ local function commit_then(tx, ...)
   if core.is_open(tx.handle) then
     local has_deferred = tx.deferred and #tx.deferred > 0
     if has_deferred then settle(core.tx_all(tx.handle, tx.deferred, true)) else settle(core.commit(tx.handle)) end
-    tell_then(tx)
   end
+  enqueue.tell(tx)
   forget.apply(tx)
   return ...
 end
@@ -381,7 +345,10 @@ end
 local function after(fn, options, attempt, tx, ok, ...)
   if ok then return ... end
   -- Ended before it failed: it may well have committed.
-  if tx.forgets and not core.is_open(tx.handle) then raw_pcall(forget.apply, tx) end
+  if not core.is_open(tx.handle) then
+    enqueue.tell(tx)
+    if tx.forgets then raw_pcall(forget.apply, tx) end
+  end
   core.rollback(tx.handle)
   check()
   local err = ...
@@ -401,8 +368,7 @@ end
 --- Runs fn(tx) in a transaction. Returning commits, raising rolls back. After a conflict (40001, 40P01) fn runs again
 -- from its beginning, so it must not do anything outside the transaction that may not happen twice.
 -- Inside, everything goes through tx: query one value exec json json_one all page lock advisory savepoint enqueue
--- defer commit.
--- In a job it commits only while the job's lease holds, and raises lease_lost otherwise (but for read_only ones).
+-- defer commit. In a job it commits only while the job's lease holds: lease_lost otherwise (but for read_only).
 -- @param fn function(tx)
 -- @param options table|nil  isolation = "read committed" (default), "repeatable read", "serializable"; read_only;
 --   retries = 3; lock_timeout = a duration, after which waiting for a lock raises pg_error 55P03
@@ -416,11 +382,6 @@ function M.tx(...)
   return run(fn, decode_options(options), 0)
 end
 
--- For job:tx: the commit completes the job.
-function jobs.run_final(fn, options)
-  if type(fn) ~= "function" then misuse("job:tx: expected a function(tx), got %s", type(fn)) end
-  if options and options.read_only then misuse("job:tx: a read-only transaction cannot complete a job") end
-  return run(fn, decode_options(options, true), 0)
-end
+enqueue.setup(Tx, function(fn, options) return run(fn, decode_options(options, true), 0) end)
 
 return M
