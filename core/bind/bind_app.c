@@ -22,6 +22,14 @@ static int on_stop(lua_State *L)
     return 0;
 }
 
+static int self_test(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    vm_add_hook(L, VM_SELF_TEST);
+    return 0;
+}
+
 static void on_drain(struct http_request *req)
 {
     struct call *call = call_cast(req->owner);
@@ -82,6 +90,7 @@ int bind_app_open(lua_State *L)
     static const luaL_Reg functions[] = {
         {"on_start", on_start},
         {"on_stop", on_stop},
+        {"self_test", self_test},
         {"write", writer_write},
         {"set_writer_methods", set_writer_methods},
         {NULL, NULL},

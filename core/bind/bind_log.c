@@ -53,7 +53,7 @@ static int write_line(lua_State *L)
     const char *message = luaL_checkstring(L, 2);
     if (!lua_isnoneornil(L, 3))
         luaL_checktype(L, 3, LUA_TTABLE);
-    if (!log_is_on(level))
+    if (!log_is_on(level) || vm_is_off_loop(vm_of(L))) /* the check of this code has logged it already */
         return 0;
     struct log_field fields[MAX_FIELDS + 2];
     size_t n = 0;

@@ -9,6 +9,7 @@
 #define WRITE_AT (32 * 1024) /* bytes of rows that make a write */
 
 struct handle {
+    struct vm_owned owned;
     struct pg_copy *copy; /* NULL: closed */
     struct co *co;        /* who waits */
     struct buf rows;
@@ -106,6 +107,14 @@ static int copy_open(lua_State *L)
     return 1;
 }
 
+/* Its generation has ended. */
+static void on_end(struct vm_owned *owned)
+{
+    struct handle *handle = container_of(owned, struct handle, owned);
+    pg_copy_free(handle->copy);
+    handle->copy = NULL;
+}
+
 /* copy_wait(handle, sql, is_out) → true | false, err: until the server is ready */
 static int copy_wait(lua_State *L)
 {
@@ -116,6 +125,7 @@ static int copy_wait(lua_State *L)
     opts.deadline_ms = co_deadline(co);
     opts.data = handle;
     handle->copy = pg_copy_start(vm_env(vm_of(L))->pg, &opts);
+    vm_own(L, &handle->owned, on_end);
     handle->co = co;
     return co_park(L);
 }
@@ -209,6 +219,7 @@ static int copy_close(lua_State *L)
     struct handle *handle = luaL_checkudata(L, 1, COPY_META);
     if (handle->co)
         lx_misuse(L, "another activity writes to this COPY");
+    vm_disown(&handle->owned);
     pg_copy_free(handle->copy);
     handle->copy = NULL;
     buf_free(&handle->rows);

@@ -8,6 +8,7 @@
 #define SUB_META "chowk.pg.sub"
 
 struct handle {
+    struct vm_owned owned;
     struct pg_sub *sub; /* NULL: closed */
     struct co *co;      /* who waits */
     bool waits_for_ready;
@@ -103,6 +104,14 @@ static int sub_next(lua_State *L)
     return park(L, handle, co, false);
 }
 
+/* Its generation has ended. */
+static void on_end(struct vm_owned *owned)
+{
+    struct handle *handle = container_of(owned, struct handle, owned);
+    pg_sub_free(handle->sub);
+    handle->sub = NULL;
+}
+
 /* sub_open(channel, max_queued) → handle. Does not yield; sub_wait does. */
 static int sub_open(lua_State *L)
 {
@@ -121,8 +130,10 @@ static int sub_open(lua_State *L)
     }
     struct pg_sub_opts opts = {.channel = channel, .max_queued = max_queued, .on_event = on_event, .data = handle};
     handle->sub = pg_sub_new(pg, &opts, &err);
-    if (handle->sub)
+    if (handle->sub) {
+        vm_own(L, &handle->owned, on_end);
         return 1;
+    }
     lx_push_err(L, &err);
     return lua_error(L);
 }
@@ -131,6 +142,7 @@ static int sub_open(lua_State *L)
 static int sub_close(lua_State *L)
 {
     struct handle *handle = luaL_checkudata(L, 1, SUB_META);
+    vm_disown(&handle->owned);
     pg_sub_free(handle->sub);
     handle->sub = NULL;
     if (handle->co)

@@ -11,6 +11,7 @@
 #define SUB_META "chowk.redis.sub"
 
 struct handle {
+    struct vm_owned owned;
     struct redis_inbox *inbox; /* NULL: closed */
     struct co *waiter;
 };
@@ -21,6 +22,14 @@ static struct handle *check_handle(lua_State *L)
     if (!handle->inbox)
         lx_misuse(L, "redis: this subscription is closed");
     return handle;
+}
+
+/* Its generation has ended. */
+static void on_end(struct vm_owned *owned)
+{
+    struct handle *handle = container_of(owned, struct handle, owned);
+    redis_inbox_close(handle->inbox);
+    handle->inbox = NULL;
 }
 
 /* open(channels, patterns, max_messages) → handle | nil, err */
@@ -51,6 +60,7 @@ static int sub_open(lua_State *L)
     luaL_getmetatable(L, SUB_META);
     lua_setmetatable(L, -2);
     handle->inbox = redis_inbox_open(vm_env(vm_of(L))->redis, &opts);
+    vm_own(L, &handle->owned, on_end);
     return 1;
 }
 
@@ -147,6 +157,7 @@ static int sub_close(lua_State *L)
     struct co *co = handle->waiter;
     handle->inbox = NULL;
     handle->waiter = NULL;
+    vm_disown(&handle->owned);
     if (inbox)
         redis_inbox_close(inbox);
     if (co) {

@@ -242,8 +242,6 @@ static enum step dispatch(struct http_conn *conn, const struct slice *in)
     struct http_server *server = conn->server;
     struct http_exchange *exchange = conn->exchange;
     struct http_request *req = &exchange->req;
-    if (exchange->router != server->opts.router)
-        http_exchange_route(exchange); /* reloaded while the body arrived: the old routes are gone */
     enter(conn, HTTP_CONN_HANDLE);
     if (in->len > 0)
         stream_cork(&conn->stream, true);

@@ -48,12 +48,12 @@ void http_exchange_route(struct http_exchange *exchange)
 {
     const struct http_server *server = exchange->conn->server;
     struct http_request *req = &exchange->req;
-    exchange->router = server->opts.router;
+    req->generation = server->opts.generation;
     req->route = NULL;
     exchange->allowed = (1u << HTTP_N_METHODS) - 1; /* of OPTIONS *; head.c lets no other method have it */
     if (req->path.ptr[0] != '*') {
         struct http_match match;
-        http_router_match(exchange->router, req->method, req->path, req->arena, &match);
+        http_router_match(server->opts.router, req->method, req->path, req->arena, &match);
         req->route = match.route;
         exchange->allowed = match.allowed;
         for (size_t i = 0; match.route && i < match.route->n_params; i++)
@@ -75,6 +75,8 @@ enum status http_exchange_new(struct http_conn *conn, struct slice block, size_t
     }
     exchange->conn = conn;
     fill_request(exchange, &head);
+    if (conn->server->opts.before_route)
+        conn->server->opts.before_route(conn->server->opts.data);
     http_exchange_route(exchange);
     conn->exchange = exchange;
     conn->server->n_requests++;

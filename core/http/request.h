@@ -23,6 +23,7 @@ struct http_request {
     size_t n_headers;
     struct slice body;              /* whole and byte-exact; empty if none */
     const struct http_route *route; /* never NULL in a handler */
+    struct slice generation;        /* of the code that answers it, for a header in development; empty: none */
     struct slice params[HTTP_MAX_PARAMS];
     char id[37];            /* X-Request-Id: the client's if well-formed, else ours */
     char ip[ADDR_TEXT_MAX]; /* of the socket's peer */

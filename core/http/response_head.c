@@ -7,7 +7,7 @@
 #include "http/chars.h"
 #include "http/response.h"
 
-#define FIXED_MAX 192 /* status line, lengths, connection and names of the server's own fields */
+#define FIXED_MAX 224 /* status line, lengths, connection and names of the server's own fields */
 
 const char *http_reason(int status)
 {
@@ -58,6 +58,8 @@ static bool is_ours(struct slice name)
         return slice_ieq(name, SLICE("X-Request-Id"));
     case 14:
         return slice_ieq(name, SLICE("Content-Length"));
+    case 18:
+        return slice_ieq(name, SLICE("X-Chowk-Generation"));
     case 17:
         return slice_ieq(name, SLICE("Transfer-Encoding"));
     default:
@@ -67,7 +69,8 @@ static bool is_ours(struct slice name)
 
 size_t http_response_head_max(const struct http_response_head *head)
 {
-    size_t max = FIXED_MAX + head->content_type.len + head->date_line.len + head->id.len + head->fields.len;
+    size_t max = FIXED_MAX + head->content_type.len + head->date_line.len + head->id.len + head->generation.len +
+                 head->fields.len;
     for (size_t i = 0; i < head->n_headers; i++)
         max += head->headers[i].name.len + head->headers[i].value.len + 4;
     return max;
@@ -125,6 +128,8 @@ size_t http_response_head_write(const struct http_response_head *head, char *out
     at = put_framing(at, head);
     at = put(at, head->date_line);
     at = put_field(at, SLICE("X-Request-Id"), head->id);
+    if (head->generation.len > 0)
+        at = put_field(at, SLICE("X-Chowk-Generation"), head->generation);
     if (head->says_close)
         at = put(at, SLICE("Connection: close\r\n"));
     else if (head->says_keep_alive)

@@ -17,6 +17,7 @@ struct http_response_head {
     struct slice content_type; /* empty: none */
     struct slice date_line;    /* "Date: …\r\n" */
     struct slice id;           /* X-Request-Id */
+    struct slice generation;   /* X-Chowk-Generation; empty: none */
     bool says_close, says_keep_alive;
     const struct http_header *headers; /* what is the server's (Date, Connection, …) is left out */
     size_t n_headers;

@@ -71,11 +71,17 @@ struct http_server *http_server_new(const struct http_server_opts *opts)
     return server;
 }
 
-void http_server_set_router(struct http_server *server, const struct http_router *router)
+void http_server_set_router(struct http_server *server, const struct http_router *router, struct slice generation)
 {
     CHECK_OBJ(server, HTTP_SERVER_MAGIC);
     CHECK(router);
     server->opts.router = router;
+    server->opts.generation = generation;
+    list_each (node, &server->conns) {
+        struct http_exchange *exchange = container_of(node, struct http_conn, node)->exchange;
+        if (exchange && !exchange->is_handed)
+            http_exchange_route(exchange);
+    }
 }
 
 void http_server_listen(struct http_server *server, int fd)

@@ -31,13 +31,18 @@ struct http_server_opts {
     struct http_trust trust;          /* whose word counts for who the client is */
     bool speaks_proxy;                /* every connection begins with a PROXY greeting from a trusted peer */
     const struct http_router *router; /* borrowed; swapped by http_server_set_router at a reload */
+    struct slice generation;          /* X-Chowk-Generation of what is routed by it; borrowed with it; empty: none */
+    /* Called before each request is routed: the last moment for http_server_set_router. May be NULL. */
+    void (*before_route)(void *data);
     http_handler_fn handler;
     http_log_fn log; /* may be NULL */
     void *data;
 };
 
 struct http_server *http_server_new(const struct http_server_opts *opts);
-void http_server_set_router(struct http_server *server, const struct http_router *router);
+/* Requests that no handler has seen yet, because their body still arrives, are routed anew: the old router is only
+ * used by what its handlers hold. */
+void http_server_set_router(struct http_server *server, const struct http_router *router, struct slice generation);
 /* Adds a listening descriptor (borrowed) to accept from. */
 void http_server_listen(struct http_server *server, int fd);
 /* Stops accepting; in-flight requests are answered with Connection: close; idle connections are kept for

@@ -28,8 +28,7 @@ enum http_conn_state {
 struct http_exchange {
     struct http_request req;
     struct http_conn *conn;
-    const struct http_router *router; /* that gave req.route: another one at dispatch means routing again */
-    unsigned allowed;                 /* methods of the path, when there is no route */
+    unsigned allowed; /* methods of the path, when there is no route */
 
     /* the body on its way in */
     size_t max_body, received;

@@ -11,6 +11,8 @@ struct bundle;
  * names are relative to root, chunk names relative to app_dir. Symlinks are not followed out of app_dir. ERR names
  * file:line of a syntax error. */
 enum status bundle_build(const char *app_dir, const char *root, struct buf *out, struct err *err) MUST_CHECK;
+/* Whether a directory of that name is left out, `depth` below app_dir/root. */
+bool bundle_skips_dir(const char *name, int depth);
 struct bundle *bundle_open(int memfd, struct err *err); /* returns owned; checks layout and hash */
 void bundle_free(struct bundle *bundle);
 /* Bytecode of a module ("store.routes.orders"), or {NULL,0}. *chunk gets its chunk name. */

@@ -30,7 +30,7 @@ struct builder {
     struct err *err;
 };
 
-static bool is_skipped_dir(const char *name, int depth)
+bool bundle_skips_dir(const char *name, int depth)
 {
     static const char *const skipped[] = {"var", "spec", "tests", "node_modules"};
     for (size_t i = 0; i < ARRAY_LEN(skipped); i++)
@@ -137,7 +137,7 @@ static enum status visit(struct builder *b, const char *dir, const char *relativ
     if (S_ISLNK(link.st_mode) && !is_inside_app(b, path))
         return OK;
     if (S_ISDIR(st.st_mode))
-        return is_skipped_dir(name, depth) ? OK : walk(b, path, rel, depth + 1);
+        return bundle_skips_dir(name, depth) ? OK : walk(b, path, rel, depth + 1);
     if (S_ISREG(st.st_mode) && has_suffix(name, ".lua"))
         return add_file(b, path, rel);
     return OK;

@@ -42,6 +42,7 @@ struct co {
     co_cancel_fn cancel; /* of the pending operation */
     void *cancel_data;
     bool has_op, is_committed, is_dirty; /* dirty: the thread ended by an error */
+    bool is_stream;
     enum err_code sticky;
     struct co *parent;
     void *owner, *tx, *job;
@@ -129,7 +130,7 @@ static void co_release(struct co *co)
     co->parent = NULL;
     co->owner = co->tx = co->job = NULL;
     co->sticky = ERR_NONE;
-    co->has_op = co->is_committed = co->is_dirty = false;
+    co->has_op = co->is_committed = co->is_dirty = co->is_stream = false;
     if (vm->n_idle + 1 <= CO_MAX_IDLE) {
         list_push_front(&vm->idle, &co->node);
         vm->n_idle++;
@@ -408,7 +409,24 @@ void co_kill_detached(struct vm *vm)
     }
 }
 
-void co_teardown(struct vm *vm)
+void co_kill_all(struct vm *vm, bool streams)
+{
+    list_each (node, &vm->active) {
+        struct co *co = container_of(node, struct co, node);
+        if (streams || !co->is_stream)
+            co_kill(co, co->owner && !co->is_stream ? ERR_DEADLINE : ERR_CANCELLED);
+    }
+}
+
+bool co_has_only_streams(const struct vm *vm)
+{
+    for (struct list *node = vm->active.next; node != &vm->active; node = node->next)
+        if (!container_of(node, struct co, node)->is_stream)
+            return false;
+    return true;
+}
+
+void co_end_all(struct vm *vm)
 {
     CHECK(!vm->current);
     while (!list_is_empty(&vm->active)) {
@@ -420,6 +438,11 @@ void co_teardown(struct vm *vm)
             wake_with_sticky(co);
         on_task(&co->task);
     }
+}
+
+void co_teardown(struct vm *vm)
+{
+    CHECK(list_is_empty(&vm->active));
     struct list *node;
     while ((node = list_pop(&vm->idle)))
         free(container_of(node, struct co, node));
@@ -432,6 +455,7 @@ void co_set_parent(struct co *co, struct co *parent)
     co->owner = parent ? parent->owner : NULL;
     co->tx = parent ? parent->tx : NULL;
     co->job = parent ? parent->job : NULL;
+    co->is_stream = parent && parent->is_stream;
 }
 
 void co_set_unknown(struct co *co, enum err_code code)
@@ -450,6 +474,11 @@ void co_mark_committed(struct co *co)
 void co_set_owner(struct co *co, void *owner)
 {
     co->owner = owner;
+}
+
+void co_set_stream(struct co *co)
+{
+    co->is_stream = true;
 }
 
 void *co_owner(const struct co *co)

@@ -62,6 +62,7 @@ void co_mark_committed(struct co *co); /* has committed, written or called out: 
  */
 void co_set_parent(struct co *co, struct co *parent);
 void co_set_owner(struct co *co, void *owner); /* e.g. the http_request */
+void co_set_stream(struct co *co);             /* an answer that may go on for long: it outlives `drain` */
 void *co_owner(const struct co *co);
 /* Open pg.tx of this activity, for T5's guard; opaque here. */
 void co_set_tx(struct co *co, void *tx);

@@ -131,6 +131,7 @@ void loader_open(lua_State *L)
         {"is_parked", is_parked},
         {"where", where},
         {"is_loading", is_loading},
+        {"note_trace", vm_note_trace},
         {"outward", co_park_outward},
         {"meta", meta},
         {"is_err", is_err},

@@ -101,7 +101,7 @@ void lx_push_slice(lua_State *L, struct slice s)
     lua_pushlstring(L, s.ptr ? s.ptr : "", s.len);
 }
 
-static bool is_library(const char *source)
+bool lx_is_library(const char *source)
 {
     return strncmp(source, "@lua/chowk/", 11) == 0;
 }
@@ -110,7 +110,7 @@ void lx_push_where(lua_State *L)
 {
     lua_Debug ar;
     for (int level = 0; lua_getstack(L, level, &ar); level++) {
-        if (!lua_getinfo(L, "Sl", &ar) || ar.currentline <= 0 || is_library(ar.source))
+        if (!lua_getinfo(L, "Sl", &ar) || ar.currentline <= 0 || lx_is_library(ar.source))
             continue;
         lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);
         return;

@@ -15,6 +15,7 @@ enum lx_kind lx_kind_of(lua_State *L, int idx);
 void lx_push_meta(lua_State *L, enum lx_kind kind); /* not LX_PLAIN, LX_ROW. Stack: +1 */
 /* "lua/store/routes/orders.lua:42: " of the nearest application frame, or "" (also for misuse). Stack: +1 */
 void lx_push_where(lua_State *L);
+bool lx_is_library(const char *source); /* lua_Debug's source is a file of lua/chowk */
 /* Raises a misuse: a string with the application's file:line. */
 NORETURN void lx_misuse(lua_State *L, const char *fmt, ...) PRINTF_LIKE(2, 3);
 

@@ -128,6 +128,7 @@ static void start_stream(struct call *call, lua_State *from)
     lua_pushvalue(L, -2); /* Stack: [req], writer, function, writer */
     call->co = co;
     co_set_owner(co, call->req);
+    co_set_stream(co);
     co_start(co, 1, 0, on_stream_done, call);
 }
 

@@ -20,6 +20,8 @@ static _Thread_local struct vm *closing; /* while lua_close runs finalisers unde
 static void *count_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
 {
     struct vm *vm = ud;
+    if (vm->guard && new_size > old_size && guard_refuses(vm, new_size - old_size))
+        return NULL;
     void *block = vm->alloc(vm->alloc_ud, ptr, old_size, new_size);
     if (block || new_size == 0)
         vm->bytes += new_size - old_size;
@@ -81,10 +83,39 @@ static int on_panic(lua_State *L)
     return 0; /* LuaJIT exits the process: the master respawns */
 }
 
+/* A module's error passes through every `require` above it: the first sight of it has the whole traceback. */
+#define TRACE "chowk.trace" /* registry: {error, traceback} */
+
+int vm_note_trace(lua_State *L)
+{
+    /* Stack: error */
+    if (!vm_of(L)->is_loading)
+        return 1;
+    lua_getfield(L, LUA_REGISTRYINDEX, TRACE);
+    if (lua_istable(L, -1)) {
+        lua_rawgeti(L, -1, 1);
+        bool is_known = lua_rawequal(L, -1, 1);
+        lua_pop(L, 1);
+        if (is_known) {
+            lua_settop(L, 1);
+            return 1;
+        }
+    }
+    lua_createtable(L, 2, 0);
+    lua_pushvalue(L, 1);
+    lua_rawseti(L, -2, 1);
+    luaL_traceback(L, L, NULL, 1);
+    lua_rawseti(L, -2, 2);
+    lua_setfield(L, LUA_REGISTRYINDEX, TRACE);
+    lua_settop(L, 1);
+    return 1;
+}
+
 /* Message handler while loading: a failure object becomes text with the author's position in front. */
 static int describe_error(lua_State *L)
 {
     /* Stack: error */
+    vm_note_trace(L);
     if (lua_type(L, 1) == LUA_TSTRING)
         return 1;
     lx_push_where(L);
@@ -93,6 +124,15 @@ static int describe_error(lua_State *L)
     lua_call(L, 1, 1);
     lua_concat(L, 2);
     return 1;
+}
+
+static void copy_trace(lua_State *L, struct buf *out)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, TRACE);
+    if (!lua_istable(L, -1))
+        return;
+    lua_rawgeti(L, -1, 2);
+    buf_slice(out, lx_check_slice(L, -1));
 }
 
 /* Stack in: …, list of routes at `list`; reads list[i] into *route. */
@@ -148,6 +188,8 @@ static int load_protected(lua_State *L)
     const struct vm_opts *opts = lua_touserdata(L, 1);
     struct vm *vm = vm_of(L);
     luaL_openlibs(L);
+    if (vm->guard)
+        guard_hook(vm); /* behind the libraries: opening that of the JIT compiler turns it on */
     lx_open(L);
     for (size_t i = 0; i < ARRAY_LEN(vm->ref_hooks); i++) {
         lua_newtable(L);
@@ -171,6 +213,11 @@ static enum status load(struct vm *vm, const struct vm_opts *opts, struct err *e
     lua_pushlightuserdata(L, (void *)(uintptr_t)opts);
     if (lua_pcall(L, 1, 1, 1) != 0) {
         const char *text = lua_tostring(L, -1);
+        if (opts->trace)
+            copy_trace(L, opts->trace);
+        if (vm->guard && vm->guard->refused_at[0])
+            return err_set(err, ERR_INVALID, "%sloading needs more than %zu MiB of memory (reload.max_memory)",
+                           vm->guard->refused_at, vm->guard->max_bytes >> 20);
         return err_set(err, ERR_INVALID, "%s", text ? text : "error while loading");
     }
     enum status rc = build_router(vm, err);
@@ -185,18 +232,38 @@ struct vm *vm_new(const struct vm_opts *opts, struct err *err)
     vm->env = opts->env;
     vm->bundle = opts->bundle;
     vm->modules = opts->modules;
+    vm->generation = opts->generation;
     vm->ref_req_meta = vm->ref_writer_meta = LUA_NOREF;
     arena_create(&vm->scratch);
+    list_init(&vm->owned);
     co_setup(vm);
     open_state(vm);
     lua_atpanic(vm->L, on_panic);
+    if (opts->guard)
+        guard_begin(vm, opts->guard);
     vm->is_loading = true;
+    vm->is_off_loop = opts->is_off_loop;
     enum status rc = load(vm, opts, err);
-    vm->is_loading = false;
+    vm->is_loading = vm->is_off_loop = false;
+    if (!opts->keeps_guard)
+        guard_end(vm);
     if (rc == OK)
         return vm;
     vm_free(vm);
     return NULL;
+}
+
+void vm_end(struct vm *vm)
+{
+    CHECK_OBJ(vm, VM_MAGIC);
+    vm->is_closing = true;
+    co_end_all(vm);
+    struct list *node;
+    while ((node = list_pop(&vm->owned))) {
+        struct vm_owned *owned = container_of(node, struct vm_owned, node);
+        owned->close(owned);
+    }
+    vm->has_ended = true;
 }
 
 void vm_free(struct vm *vm)
@@ -204,7 +271,9 @@ void vm_free(struct vm *vm)
     if (!vm)
         return;
     CHECK_OBJ(vm, VM_MAGIC);
-    vm->is_closing = true;
+    if (!vm->has_ended)
+        vm_end(vm);
+    guard_end(vm);
     co_teardown(vm);
     if (vm->router)
         http_router_free(vm->router);
@@ -216,14 +285,28 @@ void vm_free(struct vm *vm)
     free(vm);
 }
 
+void vm_own(lua_State *L, struct vm_owned *owned, void (*close)(struct vm_owned *owned))
+{
+    struct vm *vm = vm_of(L);
+    CHECK(!vm->has_ended);
+    owned->close = close;
+    list_push(&vm->owned, &owned->node);
+}
+
+void vm_disown(struct vm_owned *owned)
+{
+    list_remove(&owned->node);
+}
+
 /* ---- start and stop --------------------------------------------------------------------------------------- */
+
+static char hook_names[VM_N_HOOKS][16] = {"app.on_start", "app.on_stop", "app.self_test"};
 
 void vm_add_hook(lua_State *L, enum vm_hook hook)
 {
     struct vm *vm = vm_of(L);
     if (!vm->is_loading)
-        lx_misuse(L, "app.%s is for loading time: declare it at the top level of a module",
-                  hook == VM_ON_START ? "on_start" : "on_stop");
+        lx_misuse(L, "%s is for loading time: declare it at the top level of a module", hook_names[hook]);
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->ref_hooks[hook]);
     lua_pushvalue(L, -2);
     lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
@@ -242,9 +325,8 @@ static void on_hook_done(struct co *co, lua_State *L, int n_results, const char 
     log_error("failed", LOG_S("in", data), LOG_S("error", text), LOG_S("traceback", trace ? trace : ""));
 }
 
-static void run_hooks(struct vm *vm, enum vm_hook hook, uint64_t deadline_ms)
+static void run_hooks(struct vm *vm, enum vm_hook hook, uint64_t deadline_ms, co_done_fn done, void *data)
 {
-    static char names[][16] = {"app.on_start", "app.on_stop"};
     lua_State *L = vm->L;
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->ref_hooks[hook]);
     size_t n = lua_objlen(L, -1);
@@ -252,14 +334,14 @@ static void run_hooks(struct vm *vm, enum vm_hook hook, uint64_t deadline_ms)
         struct co *co = co_new(vm);
         lua_rawgeti(L, -1, (int)i);
         lua_xmove(L, co_stack(co), 1);
-        co_start(co, 0, deadline_ms, on_hook_done, names[hook]);
+        co_start(co, 0, deadline_ms, done, data);
     }
     lua_pop(L, 1);
 }
 
 void vm_start(struct vm *vm)
 {
-    run_hooks(vm, VM_ON_START, 0);
+    run_hooks(vm, VM_ON_START, 0, on_hook_done, hook_names[VM_ON_START]);
 }
 
 #define STOP_HOOK_MS 5000
@@ -269,7 +351,57 @@ void vm_stop(struct vm *vm)
         return;
     vm->is_stopped = true;
     co_kill_detached(vm);
-    run_hooks(vm, VM_ON_STOP, loop_now(vm->env->loop) + STOP_HOOK_MS);
+    run_hooks(vm, VM_ON_STOP, loop_now(vm->env->loop) + STOP_HOOK_MS, on_hook_done, hook_names[VM_ON_STOP]);
+}
+
+size_t vm_n_hooks(struct vm *vm, enum vm_hook hook)
+{
+    lua_rawgeti(vm->L, LUA_REGISTRYINDEX, vm->ref_hooks[hook]);
+    size_t n = lua_objlen(vm->L, -1);
+    lua_pop(vm->L, 1);
+    return n;
+}
+
+struct self_test {
+    size_t n_running;
+    bool has_failed;
+    struct buf message, trace;
+    vm_test_fn done;
+    void *data;
+};
+
+static void end_self_test(struct self_test *test)
+{
+    bool has_trace = test->trace.len > 0;
+    buf_byte(&test->message, '\0');
+    buf_byte(&test->trace, '\0');
+    test->done(test->data, test->has_failed ? test->message.ptr : NULL, has_trace ? test->trace.ptr : NULL);
+    buf_free(&test->message);
+    buf_free(&test->trace);
+    free(test);
+}
+
+static void on_test_done(struct co *co, lua_State *L, int n_results, const char *trace, void *data)
+{
+    struct self_test *test = data;
+    (void)co;
+    bool is_false = n_results > 0 && lua_isboolean(L, -n_results) && !lua_toboolean(L, -n_results);
+    if ((n_results < 0 || is_false) && !test->has_failed) {
+        test->has_failed = true;
+        const char *text = is_false ? "app.self_test: the function returned false" : lx_to_text(L, -1);
+        buf_slice(&test->message, slice_str(text));
+        buf_slice(&test->trace, slice_str(trace ? trace : ""));
+    }
+    if (--test->n_running == 0)
+        end_self_test(test);
+}
+
+void vm_self_test(struct vm *vm, uint64_t deadline_ms, vm_test_fn done, void *data)
+{
+    struct self_test *test = xalloc(sizeof *test);
+    *test = (struct self_test){.n_running = vm_n_hooks(vm, VM_SELF_TEST), .done = done, .data = data};
+    CHECK(test->n_running > 0);
+    run_hooks(vm, VM_SELF_TEST, deadline_ms, on_test_done, test);
 }
 
 /* ---- plain access ----------------------------------------------------------------------------------------- */
@@ -282,6 +414,11 @@ const struct http_router *vm_router(const struct vm *vm)
 lua_State *vm_state(struct vm *vm)
 {
     return vm->L;
+}
+
+uint32_t vm_generation(const struct vm *vm)
+{
+    return vm->generation;
 }
 
 const struct env *vm_env(const struct vm *vm)
@@ -297,6 +434,11 @@ size_t vm_active(const struct vm *vm)
 bool vm_is_loading(const struct vm *vm)
 {
     return vm->is_loading;
+}
+
+bool vm_is_off_loop(const struct vm *vm)
+{
+    return vm->is_off_loop;
 }
 
 bool vm_is_closing(const struct vm *vm)

@@ -3,6 +3,7 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "script/guard.h"
 #include "script/vm.h"
 
 struct co;
@@ -17,6 +18,7 @@ struct vm {
     lua_State *L; /* main thread: loading, metatables; requests run on coroutines */
     const struct env *env;
     const struct bundle *bundle;
+    uint32_t generation;
     const struct vm_module *modules;
 
     lua_Alloc alloc; /* the original allocator, wrapped to carry this pointer and to count */
@@ -26,8 +28,10 @@ struct vm {
     struct http_router *router;
     struct vm_route *routes;
     size_t n_routes;
-    int ref_hooks[2]; /* registry: lists of on_start and on_stop functions */
-    bool is_loading, is_stopped, is_closing;
+    int ref_hooks[VM_N_HOOKS]; /* registry: lists of functions */
+    struct guard *guard;       /* borrowed; NULL: none */
+    struct list owned;         /* struct vm_owned */
+    bool is_loading, is_off_loop /* while loading */, is_stopped, is_closing, has_ended;
 
     /* co.c */
     struct co *current;
@@ -41,8 +45,14 @@ struct vm {
 
 /* co.c's share of vm_new and vm_free. */
 void co_setup(struct vm *vm);
-void co_teardown(struct vm *vm);      /* ends every activity, then frees the free list */
+void co_end_all(struct vm *vm);       /* every activity, at once */
+void co_teardown(struct vm *vm);      /* afterwards: frees the free list */
 void co_kill_detached(struct vm *vm); /* spawned tasks: whatever has no owner and no parent */
+/* Ends what runs: requests as by their deadline, the rest cancelled. `streams`: those too, else only the others. */
+void co_kill_all(struct vm *vm, bool streams);
+bool co_has_only_streams(const struct vm *vm);
+/* Message handler while loading: keeps the traceback for vm_opts.trace. Stack: error → error */
+int vm_note_trace(lua_State *L);
 /* The boot table stays in the registry under this name, for run.c. */
 #define LOADER_BOOT "chowk.boot"
 /* loader.c: replaces require, builds the application's sandboxed environment. Raises. Stack: → boot table */

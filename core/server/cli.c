@@ -17,6 +17,11 @@ static const struct cli_command commands[] = {
      "directory gets a private PostgreSQL and Redis below DIR/var for each of DATABASE_URL and REDIS_URL that is not\n"
      "given, has its migrations applied, and migrations/seed.sql once. Ctrl-C stops everything; the data stays.\n",
      cmd_dev},
+    {"reload", "[--rollback] [DIR]", "load the edited code into the running server, without losing a request",
+     "The new code is compiled, run and tested (app.self_test) in a process of its own first; then every worker takes\n"
+     "it over, or none. What is wrong is printed as file:line, with exit code 1, and the code that serves stays.\n"
+     "  --rollback   return to the code before the last reload\n",
+     cmd_reload},
     {"check", "[--dev] [DIR]", "load configuration, code and routes, and say what is wrong",
      "Exits 1 with file:line for the first mistake. Connects to nothing.\n  --dev   as `chowk dev` would load it\n",
      cmd_check},

@@ -36,6 +36,7 @@ int cli_fail(const struct err *err);                                            
 /* The commands, in the order of the list. */
 int cmd_serve(struct cli_args *args);
 int cmd_dev(struct cli_args *args);
+int cmd_reload(struct cli_args *args);
 int cmd_check(struct cli_args *args);
 int cmd_routes(struct cli_args *args);
 int cmd_migrate(struct cli_args *args);

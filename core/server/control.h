@@ -12,9 +12,15 @@ enum control_type {
     CONTROL_BEAT,      /* worker → master: its loop turns; value = requests in flight */
     CONTROL_DRAIN,     /* master → worker: finish and exit; value = lame duck in ms */
     CONTROL_ADOPT,     /* master → worker: also accept from the descriptor passed along (T12) */
+    /* A reload (server/reload.h); value = number of the generation */
+    CONTROL_PREPARE,  /* master → worker: load the bundle passed along, and vote */
+    CONTROL_ABORT,    /* master → worker: forget what was prepared under that number */
+    CONTROL_COMMIT,   /* master → worker: look at the committed number */
+    CONTROL_PREPARED, /* worker → master: its vote: yes */
+    CONTROL_REFUSED,  /* worker → master: its vote: no; text = why, with the traceback */
 };
 
-#define CONTROL_TEXT_MAX 1024
+#define CONTROL_TEXT_MAX 4000
 struct control_message {
     enum control_type type;
     uint32_t value;

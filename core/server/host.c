@@ -147,6 +147,18 @@ static enum status no_main(const struct config *config, const char *main, struct
     return ERR;
 }
 
+static void fill_env(struct host *host)
+{
+    host->env.pg = host->pg;
+    host->env.replicas = host->replicas;
+    host->env.redis = host->redis;
+    host->env.seq = host->seq;
+    host->env.limits = host->limits;
+    host->env.cache = host->cache;
+    host->env.jobs = host->jobs;
+    host->env.http_client = host->outbound.http;
+}
+
 static enum status open_vm(struct host *host, const struct host_opts *opts, struct err *err)
 {
     const char *main = config_text(opts->config, CONFIG_APP_MAIN);
@@ -157,20 +169,41 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
     if (bundle_find(host->bundle, slice_str(main), &chunk).len == 0)
         return no_main(opts->config, main, err);
     host->env = (struct env){.loop = host->loop,
-                             .pg = host->pg,
-                             .replicas = host->replicas,
-                             .redis = host->redis,
-                             .seq = host->seq,
-                             .jobs = host->jobs,
-                             .limits = host->limits,
-                             .cache = host->cache,
-                             .http_client = host->outbound.http,
                              .config_json = opts->config_json,
                              .development = config_is_development(opts->config),
                              .worker_id = opts->worker_id};
-    struct vm_opts vm = {.env = &host->env, .bundle = host->bundle, .modules = bind_modules, .main = main};
+    fill_env(host);
+    struct vm_opts vm = {.env = &host->env,
+                         .bundle = host->bundle,
+                         .modules = bind_modules,
+                         .generation = opts->generation,
+                         .main = main,
+                         .guard = opts->guard,
+                         .keeps_guard = opts->guard != NULL,
+                         .trace = opts->trace};
     host->vm = vm_new(&vm, err);
     return host->vm ? OK : ERR;
+}
+
+static enum status open_services(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    if (open_pg(host, opts, err) != OK || open_replicas(host, opts, err) != OK)
+        return ERR;
+    if (host_open_redis(opts->config, host->loop, host->names, &host->redis, err) != OK)
+        return ERR;
+    if (host->pg)
+        host->jobs = jobs_new(&(struct jobs_opts){.loop = host->loop, .pg = host->pg});
+    if (open_seq(host, opts, err) != OK || open_limits(host, opts, err) != OK || open_cache(host, opts, err) != OK)
+        return ERR;
+    return outbound_open(&host->outbound, host->loop, host->names, opts->config, err);
+}
+
+enum status host_add_services(struct host *host, const struct host_opts *opts, struct err *err)
+{
+    if (open_services(host, opts, err) != OK)
+        return ERR;
+    fill_env(host);
+    return OK;
 }
 
 enum status host_open(struct host *host, const struct host_opts *opts, struct err *err)
@@ -179,21 +212,7 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
     host->names = names_new(host->loop);
     enum status status = OK;
     if (opts->has_services)
-        status = open_pg(host, opts, err);
-    if (status == OK && opts->has_services)
-        status = open_replicas(host, opts, err);
-    if (status == OK && opts->has_services)
-        status = host_open_redis(opts->config, host->loop, host->names, &host->redis, err);
-    if (status == OK && opts->has_services)
-        status = open_seq(host, opts, err);
-    if (host->pg)
-        host->jobs = jobs_new(&(struct jobs_opts){.loop = host->loop, .pg = host->pg});
-    if (status == OK && opts->has_services)
-        status = open_limits(host, opts, err);
-    if (status == OK && opts->has_services)
-        status = open_cache(host, opts, err);
-    if (status == OK && opts->has_services)
-        status = outbound_open(&host->outbound, host->loop, host->names, opts->config, err);
+        status = open_services(host, opts, err);
     if (status == OK)
         status = open_vm(host, opts, err);
     if (status != OK)

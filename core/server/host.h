@@ -13,9 +13,12 @@ struct host_opts {
     const struct config *config;     /* borrowed for the host's life */
     struct slice config_json;        /* borrowed as well */
     int bundle_fd;                   /* borrowed for the call */
+    uint32_t generation;             /* of that code, for people; 0: none */
     const struct segments *segments; /* shared with the other workers; NULL: none. Borrowed for the call */
     int worker_id;                   /* 0-based; -1: not a worker */
     unsigned n_processes;            /* workers and job workers: they share pg.pool_size */
+    struct guard *guard;             /* as in vm_opts, and it stays; NULL: none. Borrowed for the host's life */
+    struct buf *trace;               /* as in vm_opts; NULL: nobody asks */
     bool has_services;               /* connects to PostgreSQL and Redis; false: loads only */
 };
 
@@ -37,6 +40,8 @@ struct host { /* read its fields; host_open and host_close write them */
 
 /* ERR: err as the operator should read it ("lua/store/routes/orders.lua:42: …"); what was opened is closed again. */
 enum status host_open(struct host *host, const struct host_opts *opts, struct err *err) MUST_CHECK;
+/* For a host opened without services: connects after all. ERR: host_close cleans up. */
+enum status host_add_services(struct host *host, const struct host_opts *opts, struct err *err) MUST_CHECK;
 void host_close(struct host *host);
 
 /* For others who join what the workers share: *out stays NULL where no Redis is configured. */

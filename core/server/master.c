@@ -1,9 +1,9 @@
-/* Start: lock → listen → bundle → snapshot → workers. Stop, on TERM, INT or HUP: workers drain, then the same things
- * close in reverse. A second signal is "now". Each step of the start is undone by close_master, which tolerates a
+/* Start: lock → listen → bundle → snapshot → workers. Stop, on TERM or INT: workers drain, then the same things close
+ * in reverse. A second signal is "now". Each step of the start is undone by close_master, which tolerates a
  * half-started one.
  *
- * What is sealed here (bundle, snapshot) is what every worker of this master's life runs: files on disk are read once.
- */
+ * What is sealed (the bundle, until a reload commits another; the configuration snapshot, for good) is what every
+ * worker runs, whatever the files on disk say by then. */
 #include "server/master.h"
 
 #include <signal.h>
@@ -19,6 +19,7 @@
 #include "server/early_stop.h"
 #include "server/host.h"
 #include "server/listen.h"
+#include "server/master_reload.h"
 #include "server/ops.h"
 #include "server/ops_cache.h"
 #include "server/ops_stop.h"
@@ -27,7 +28,7 @@
 
 struct master {
     const struct master_opts *opts;
-    int lock_fd, bundle_fd, config_fd;
+    int lock_fd, config_fd;
     struct segments segments;
     struct listen_set listeners;
     struct loop *loop;
@@ -36,6 +37,8 @@ struct master {
     struct ops *ops;
     struct ops_stop *ops_stop;
     struct ops_cache *ops_cache;
+    struct master_reload *reload;
+    bool has_terminal;
     unsigned n_stops;
     struct err *err;
     int exit_code;
@@ -67,8 +70,10 @@ static void on_up(void *data)
     struct master *master = data;
     char url[ADDR_TEXT_MAX + 16];
     listen_url(&master->listeners, url, sizeof(url));
-    if (master->n_stops == 0)
-        master->opts->on_ready(master->opts->data, url);
+    if (master->n_stops > 0)
+        return;
+    master_reload_up(master->reload);
+    master->opts->on_ready(master->opts->data, url);
 }
 
 static void on_down(void *data, const char *why)
@@ -85,6 +90,7 @@ static void on_child(void *data, int signum UNUSED)
 {
     struct master *master = data;
     supervisor_reap(master->supervisor);
+    master_reload_reap(master->reload);
     if (master->opts->on_child && master->n_stops == 0)
         master->opts->on_child(master->opts->data);
 }
@@ -93,6 +99,7 @@ static void stop(struct master *master, const char *why, bool now)
 {
     const struct config *config = master->opts->config;
     master->n_stops++;
+    master_reload_stop(master->reload);
     if (master->n_stops == 1)
         log_info("stopping", LOG_S("why", why));
     if (master->n_stops == 1 && !now) {
@@ -107,6 +114,22 @@ static void stop(struct master *master, const char *why, bool now)
 static void on_stop(void *data, int signum)
 {
     stop(data, strsignal(signum), false);
+}
+
+/* A terminal that closes says HUP as well: then nobody is there any more to reload for. */
+static void on_hup(void *data, int signum)
+{
+    struct master *master = data;
+    if (master->has_terminal && tcgetpgrp(STDIN_FILENO) < 0)
+        stop(master, strsignal(signum), false);
+    else
+        master_reload_hup(master->reload);
+}
+
+static void on_slot(void *data, unsigned slot, enum supervisor_event event, const struct control_message *message)
+{
+    const struct master *master = data;
+    master_reload_slot(master->reload, slot, event, message);
 }
 
 static void on_ops_stop(void *data, bool now)
@@ -135,6 +158,22 @@ static enum status open_ops(struct master *master, struct err *err)
     return OK;
 }
 
+static enum status open_reload(struct master *master, int bundle_fd, struct err *err)
+{
+    const struct config *config = master->opts->config;
+    struct master_reload_opts opts = {.loop = master->loop,
+                                      .config = config,
+                                      .config_fd = master->config_fd,
+                                      .bundle_fd = bundle_fd,
+                                      .state_fd = master->segments.fds[SEGMENT_RELOAD],
+                                      .n_processes = config_workers(config) + config_job_workers(config),
+                                      .ops = master->ops,
+                                      .supervisor = master->supervisor};
+    supervisor_set_code(master->supervisor, bundle_fd, 1);
+    master->reload = master_reload_new(&opts, err);
+    return master->reload ? OK : ERR;
+}
+
 static enum status open_master(struct master *master, struct err *err)
 {
     const struct config *config = master->opts->config;
@@ -144,9 +183,6 @@ static enum status open_master(struct master *master, struct err *err)
     if (master->lock_fd < 0)
         return ERR;
     if (listen_open(&master->listeners, config_text(config, CONFIG_LISTEN), n_workers, err) != OK)
-        return ERR;
-    master->bundle_fd = host_build_bundle(config, err);
-    if (master->bundle_fd < 0)
         return ERR;
     master->config_fd = seal_config(config, err);
     if (master->config_fd < 0)
@@ -159,18 +195,26 @@ static enum status open_master(struct master *master, struct err *err)
                                    .n_job_workers = config_job_workers(config),
                                    .listeners = master->listeners.fds,
                                    .config_fd = master->config_fd,
-                                   .bundle_fd = master->bundle_fd,
                                    .segments = &master->segments,
                                    .drain_ms = (uint32_t)config_number(config, CONFIG_DRAIN),
                                    .on_up = on_up,
                                    .on_down = on_down,
+                                   .on_slot = on_slot,
                                    .data = master};
     master->supervisor = supervisor_new(&opts);
-    static const int stops[] = {SIGTERM, SIGINT, SIGHUP};
-    for (size_t i = 0; i < ARRAY_LEN(stops); i++)
-        master->watches[i] = signal_watch_new(master->loop, stops[i], on_stop, master);
-    master->watches[3] = signal_watch_new(master->loop, SIGCHLD, on_child, master);
-    return open_ops(master, err);
+    static const struct {
+        int signum;
+        void (*fn)(void *data, int signum);
+    } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_hup}, {SIGCHLD, on_child}};
+    if (open_ops(master, err) != OK)
+        return ERR;
+    int bundle_fd = host_build_bundle(config, err);
+    if (bundle_fd < 0 || open_reload(master, bundle_fd, err) != OK)
+        return ERR;
+    master->has_terminal = isatty(STDIN_FILENO);
+    for (size_t i = 0; i < ARRAY_LEN(watched); i++)
+        master->watches[i] = signal_watch_new(master->loop, watched[i].signum, watched[i].fn, master);
+    return OK;
 }
 
 static void close_fd(int fd)
@@ -185,27 +229,27 @@ static void close_master(struct master *master)
         supervisor_free(master->supervisor);
     ops_stop_free(master->ops_stop);
     ops_cache_free(master->ops_cache);
+    master_reload_free(master->reload);
     if (master->ops) {
         ops_unlink(config_text(master->opts->config, CONFIG_RUN_DIR)); /* while the lock is ours */
         ops_free(master->ops);
     }
     if (master->loop) {
         for (size_t i = 0; i < ARRAY_LEN(master->watches); i++)
-            signal_watch_free(master->watches[i]);
+            if (master->watches[i])
+                signal_watch_free(master->watches[i]);
         loop_run(master->loop); /* until the last handle has closed */
         loop_free(master->loop);
     }
     segments_close(&master->segments);
     close_fd(master->config_fd);
-    close_fd(master->bundle_fd);
     listen_close(&master->listeners);
     run_dir_unlock(master->lock_fd);
 }
 
 int master_run(const struct master_opts *opts, struct err *err)
 {
-    struct master master = {
-        .opts = opts, .lock_fd = -1, .bundle_fd = -1, .config_fd = -1, .segments = SEGMENTS_NONE, .err = err};
+    struct master master = {.opts = opts, .lock_fd = -1, .config_fd = -1, .segments = SEGMENTS_NONE, .err = err};
     signal(SIGPIPE, SIG_IGN);
     if (open_master(&master, err) != OK) {
         master.exit_code = 1;

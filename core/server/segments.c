@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "server/reload_state.h"
 #include "server/scoreboard.h"
 #include "services/cache.h"
 #include "services/limit.h"
@@ -34,6 +35,11 @@ static bool does_cache_fit(const struct config *config, int fd)
                               (size_t)config_number(config, CONFIG_CACHE_MAX_VALUE));
 }
 
+static int create_reload(const struct config *config UNUSED, struct err *err)
+{
+    return reload_state_segment_create(err);
+}
+
 struct row {
     int (*create)(const struct config *config, struct err *err); /* owned memfd, or -1 */
     bool is_handed_on; /* an upgrade's new workers share it with the old ones, which still run */
@@ -41,10 +47,9 @@ struct row {
 };
 
 static const struct row rows[N_SEGMENTS] = {
-    [SEGMENT_SEQ] = {create_seq, true, NULL},
-    [SEGMENT_SCOREBOARD] = {create_scoreboard, false, NULL},
-    [SEGMENT_LIMIT] = {create_limit, true, NULL},
-    [SEGMENT_CACHE] = {create_cache, true, does_cache_fit},
+    [SEGMENT_SEQ] = {create_seq, true, NULL},        [SEGMENT_SCOREBOARD] = {create_scoreboard, false, NULL},
+    [SEGMENT_LIMIT] = {create_limit, true, NULL},    [SEGMENT_CACHE] = {create_cache, true, does_cache_fit},
+    [SEGMENT_RELOAD] = {create_reload, false, NULL},
 };
 
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)

@@ -9,6 +9,7 @@ enum segment {
     SEGMENT_SCOREBOARD, /* who runs what: server/scoreboard.h; never handed on */
     SEGMENT_LIMIT,      /* rate limits: services/limit.h */
     SEGMENT_CACHE,      /* L1 of the cache: services/cache.h */
+    SEGMENT_RELOAD,     /* the committed generation: server/reload_state.h; never handed on */
     N_SEGMENTS
 };
 

@@ -51,6 +51,8 @@ struct supervisor {
     struct supervisor_opts opts;
     struct slot *slots;
     struct timer kill;
+    int bundle_fd;       /* supervisor_set_code */
+    uint32_t generation; /* of it */
     bool is_up, is_stopping, is_killed, is_down;
     char why[CONTROL_TEXT_MAX + 64]; /* the start failed, or the service did; "" = neither */
 };
@@ -104,6 +106,13 @@ static void fail(struct supervisor *supervisor, const char *why)
 
 /* ---- messages ------------------------------------------------------------------------------------------------ */
 
+static void tell(struct slot *slot, enum supervisor_event event, const struct control_message *message)
+{
+    struct supervisor *supervisor = slot->supervisor;
+    if (supervisor->opts.on_slot)
+        supervisor->opts.on_slot(supervisor->opts.data, (unsigned)(slot - supervisor->slots), event, message);
+}
+
 static void on_ready(struct slot *slot, uint32_t took_ms)
 {
     struct supervisor *supervisor = slot->supervisor;
@@ -112,6 +121,7 @@ static void on_ready(struct slot *slot, uint32_t took_ms)
     slot->state = SLOT_READY;
     slot->is_lent = false;
     log_debug("worker ready", LOG_I(slot->role, slot->id), LOG_I("pid", slot->pid), LOG_I("ms", took_ms));
+    tell(slot, SUPERVISOR_ON_READY, NULL);
     if (supervisor->is_up) {
         log_info("worker is back", LOG_I(slot->role, slot->id), LOG_I("pid", slot->pid));
         return;
@@ -144,8 +154,15 @@ static void on_message(struct slot *slot, const struct control_message *message)
     case CONTROL_BEAT:
         slot->last_beat_ms = clock_ms();
         return;
+    case CONTROL_PREPARED:
+    case CONTROL_REFUSED:
+        tell(slot, SUPERVISOR_ON_MESSAGE, message);
+        return;
     case CONTROL_DRAIN:
     case CONTROL_ADOPT:
+    case CONTROL_PREPARE:
+    case CONTROL_ABORT:
+    case CONTROL_COMMIT:
         return; /* ours to send */
     }
     WRONG("control message");
@@ -183,11 +200,13 @@ static enum status spawn_worker(struct slot *slot, struct err *err)
     int pair[2];
     if (control_pair(pair, err) != OK)
         return ERR;
-    char id[16], n_processes[16];
+    char id[16], n_processes[16], generation[16];
     snprintf(id, sizeof(id), "%u", slot->id);
     snprintf(n_processes, sizeof(n_processes), "%u", n_slots(slot->supervisor));
-    const char *argv[] = {"chowk", is_job_worker(slot) ? WORKER_ROLE_JOBS : WORKER_ROLE, id, n_processes, NULL};
-    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, opts->bundle_fd}, n_fds = WORKER_N_FDS;
+    snprintf(generation, sizeof(generation), "%u", slot->supervisor->generation);
+    const char *argv[] = {"chowk", is_job_worker(slot) ? WORKER_ROLE_JOBS : WORKER_ROLE, id, n_processes, generation,
+                          NULL};
+    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, slot->supervisor->bundle_fd}, n_fds = WORKER_N_FDS;
     memcpy(&fds[WORKER_SEGMENTS - SPAWN_FIRST_FD], opts->segments->fds, sizeof(opts->segments->fds));
     if (is_job_worker(slot))
         n_fds--; /* no listener, which is the last */
@@ -276,6 +295,7 @@ static void on_death(struct slot *slot, int status)
     drain_control(slot); /* its last words */
     close_control(slot);
     slot->pid = 0;
+    tell(slot, SUPERVISOR_ON_GONE, NULL);
     describe_death(slot, status, why, sizeof(why));
     if (supervisor->is_stopping || !supervisor->is_up) {
         bool was_ready = slot->state == SLOT_READY;
@@ -307,6 +327,7 @@ struct supervisor *supervisor_new(const struct supervisor_opts *opts)
     struct supervisor *supervisor = xalloc(sizeof(*supervisor));
     supervisor->magic = SUPERVISOR_MAGIC;
     supervisor->opts = *opts;
+    supervisor->bundle_fd = -1;
     supervisor->slots = xalloc(n_slots(supervisor) * sizeof(struct slot));
     for (unsigned i = 0; i < n_slots(supervisor); i++) {
         bool is_jobs = i >= opts->n_workers;
@@ -336,6 +357,32 @@ void supervisor_start(struct supervisor *supervisor)
 {
     for (unsigned i = 0; i < n_slots(supervisor) && !supervisor->is_stopping; i++)
         start_slot(&supervisor->slots[i]);
+}
+
+unsigned supervisor_n_slots(const struct supervisor *supervisor)
+{
+    return n_slots(supervisor);
+}
+
+enum supervisor_presence supervisor_presence(const struct supervisor *supervisor, unsigned slot)
+{
+    const struct slot *s = &supervisor->slots[slot];
+    if (s->pid == 0 || s->control < 0)
+        return SUPERVISOR_ABSENT;
+    return s->state == SLOT_STARTING ? SUPERVISOR_STARTING : SUPERVISOR_SERVING;
+}
+
+enum status supervisor_send(struct supervisor *supervisor, unsigned slot, enum control_type type, uint32_t value,
+                            int fd)
+{
+    const struct slot *s = &supervisor->slots[slot];
+    return s->control < 0 ? ERR : control_send(s->control, type, value, NULL, fd);
+}
+
+void supervisor_set_code(struct supervisor *supervisor, int bundle_fd, uint32_t generation)
+{
+    supervisor->bundle_fd = bundle_fd;
+    supervisor->generation = generation;
 }
 
 unsigned supervisor_n_alive(const struct supervisor *supervisor)

@@ -5,21 +5,31 @@
 
 #include "base/err.h"
 #include "net/loop.h"
+#include "server/control.h"
 #include "server/segments.h"
 
 struct supervisor;
+
+/* What happens to the process in a slot, for those who must know more than how many serve. */
+enum supervisor_event {
+    SUPERVISOR_ON_READY,
+    SUPERVISOR_ON_GONE,
+    SUPERVISOR_ON_MESSAGE, /* one that is not the supervisor's own */
+};
 
 struct supervisor_opts {
     struct loop *loop;
     unsigned n_workers, n_job_workers;
     const int
         *listeners; /* one per worker, none for job workers; borrowed for the supervisor's life, like all that follow */
-    int config_fd, bundle_fd; /* what every worker gets */
+    int config_fd;  /* what every worker gets; its code comes with supervisor_set_code */
     const struct segments *segments;
     uint32_t drain_ms;         /* what workers allow themselves; stragglers are killed a little later */
     void (*on_up)(void *data); /* every worker has been ready once */
     void (*on_down)(void *data, const char *why); /* no worker is left: why is NULL after supervisor_stop, else the
                                                      start failed or all slots gave up. Fires once. */
+    /* May be NULL. `message` comes with SUPERVISOR_ON_MESSAGE only. */
+    void (*on_slot)(void *data, unsigned slot, enum supervisor_event event, const struct control_message *message);
     void *data;
 };
 
@@ -31,3 +41,13 @@ void supervisor_reap(struct supervisor *supervisor);              /* on SIGCHLD;
 unsigned supervisor_n_alive(const struct supervisor *supervisor); /* workers that have a process */
 void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms);
 void supervisor_kill(struct supervisor *supervisor); /* now: SIGKILL */
+
+/* Slots, from 0: workers, then job workers. A process that finishes its requests before it goes is still SERVING. */
+enum supervisor_presence { SUPERVISOR_ABSENT, SUPERVISOR_STARTING, SUPERVISOR_SERVING };
+unsigned supervisor_n_slots(const struct supervisor *supervisor);
+enum supervisor_presence supervisor_presence(const struct supervisor *supervisor, unsigned slot);
+/* To a process that is SERVING; as control_send. */
+enum status supervisor_send(struct supervisor *supervisor, unsigned slot, enum control_type type, uint32_t value,
+                            int fd);
+/* The code of processes started from now on; the descriptor is borrowed until the next call. */
+void supervisor_set_code(struct supervisor *supervisor, int bundle_fd, uint32_t generation);

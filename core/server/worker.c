@@ -27,6 +27,7 @@
 #include "server/control.h"
 #include "server/host.h"
 #include "server/job_worker.h"
+#include "server/worker_reload.h"
 #include "services/jobs.h"
 
 enum {
@@ -46,6 +47,8 @@ struct worker {
     struct host host;
     struct http_server *http; /* NULL: a job worker */
     struct access_log *access_log;
+    struct reload_state *reload_state;
+    struct worker_reload *reload;
     struct poll *control;
     struct signal_watch *term;
     struct timer beat, step, deadline; /* step: the end of the current stage; deadline: of the whole drain */
@@ -70,7 +73,7 @@ static void finish(struct worker *worker)
 static void on_settle(struct timer *timer)
 {
     struct worker *worker = container_of(timer, struct worker, step);
-    if (vm_active(worker->host.vm) == 0)
+    if (worker_reload_active(worker->reload) == 0)
         finish(worker);
     else
         arm(worker, &worker->step, SETTLE_MS, on_settle);
@@ -83,7 +86,7 @@ static void on_drained(void *data)
     if (worker->stage >= SETTLING)
         return;
     worker->stage = SETTLING;
-    vm_stop(worker->host.vm);
+    worker_reload_stop(worker->reload);
     arm(worker, &worker->step, 0, on_settle);
 }
 
@@ -106,7 +109,7 @@ static void on_deadline(struct timer *timer)
     struct worker *worker = container_of(timer, struct worker, deadline);
     log_warn(worker->http ? "drain deadline passed: requests in flight are cut"
                           : "drain deadline passed: running jobs go back to the queue",
-             LOG_I("in_flight", in_flight(worker)), LOG_I("coroutines", (int64_t)vm_active(worker->host.vm)));
+             LOG_I("in_flight", in_flight(worker)), LOG_I("coroutines", (int64_t)worker_reload_active(worker->reload)));
     if (worker->http || worker->stage == SETTLING) {
         finish(worker);
         return;
@@ -166,9 +169,16 @@ static void on_message(struct worker *worker, const struct control_message *mess
     case CONTROL_ADOPT:
         adopt(worker, message->fd);
         return;
+    case CONTROL_PREPARE:
+    case CONTROL_ABORT:
+    case CONTROL_COMMIT:
+        worker_reload_message(worker->reload, message);
+        return;
     case CONTROL_READY:
     case CONTROL_FAIL:
     case CONTROL_BEAT:
+    case CONTROL_PREPARED:
+    case CONTROL_REFUSED:
         return; /* ours to send */
     }
     WRONG("control message");
@@ -192,6 +202,7 @@ static void on_control(void *data, int events UNUSED)
 static void on_beat(struct timer *timer)
 {
     struct worker *worker = container_of(timer, struct worker, beat);
+    worker_reload_look(worker->reload);
     control_send(WORKER_CONTROL, CONTROL_BEAT, in_flight(worker), NULL, -1);
     arm(worker, &worker->beat, BEAT_MS, on_beat);
 }
@@ -207,6 +218,12 @@ static void on_request(void *data, struct http_request *req)
 {
     struct worker *worker = data;
     serve_request(worker->host.vm, req);
+}
+
+static void before_route(void *data)
+{
+    const struct worker *worker = data;
+    worker_reload_look(worker->reload);
 }
 
 static void on_answered(void *data, const struct http_request *req, int status, size_t bytes, uint64_t us)
@@ -232,6 +249,7 @@ static void open_http(struct worker *worker)
                    .max_connections = (size_t)config_number(config, CONFIG_HTTP_MAX_CONNECTIONS)},
         .speaks_proxy = config_number(config, CONFIG_HTTP_PROXY_PROTOCOL) != 0,
         .router = vm_router(worker->host.vm),
+        .before_route = before_route,
         .handler = on_request,
         .data = worker};
     struct err err = {0};
@@ -246,16 +264,59 @@ static void open_http(struct worker *worker)
     http_server_listen(worker->http, WORKER_LISTENER);
 }
 
+/* ---- reloads ------------------------------------------------------------------------------------------------- */
+
+static void on_current(void *data)
+{
+    struct worker *worker = data;
+    if (!worker->http)
+        job_worker_switch(&worker->host);
+    log_debug("new generation", LOG_I("generation", worker_reload_number(worker->reload)),
+              LOG_S("hash", bundle_hash(worker->host.bundle)));
+}
+
+static void on_lost(void *data)
+{
+    start_stop(data, 0);
+}
+
+static void open_reload(struct worker *worker, uint32_t generation)
+{
+    struct worker_reload_opts opts = {.host = &worker->host,
+                                      .config = worker->config,
+                                      .http = worker->http,
+                                      .state = worker->reload_state,
+                                      .control_fd = WORKER_CONTROL,
+                                      .number = generation,
+                                      .on_current = on_current,
+                                      .on_lost = on_lost,
+                                      .data = worker};
+    worker->reload = worker_reload_new(&opts);
+}
+
 /* ---- life ---------------------------------------------------------------------------------------------------- */
 
-static enum status open_worker(struct worker *worker, bool is_jobs, int id, unsigned n_processes, struct err *err)
+struct place { /* argv */
+    bool is_jobs;
+    int64_t id, n_processes, generation;
+};
+
+static bool read_place(int argc, char **argv, struct place *place)
+{
+    place->is_jobs = strcmp(argv[1], WORKER_ROLE_JOBS) == 0;
+    return argc >= 5 && slice_to_int(slice_str(argv[2]), 0, 255, &place->id) &&
+           slice_to_int(slice_str(argv[3]), 1, 512, &place->n_processes) &&
+           slice_to_int(slice_str(argv[4]), 1, UINT32_MAX, &place->generation);
+}
+
+static enum status open_worker(struct worker *worker, const struct place *place, struct err *err)
 {
     if (shm_open_sealed(WORKER_CONFIG, &worker->snapshot, err) != OK)
         return ERR;
     worker->config = config_read_json(worker->snapshot.bytes, err);
     if (!worker->config)
         return ERR;
-    snprintf(worker->name, sizeof(worker->name), "%s %d", is_jobs ? "jobs" : "worker", id);
+    snprintf(worker->name, sizeof(worker->name), "%s %d", place->is_jobs ? "jobs" : "worker", (int)place->id);
     config_log_open(worker->config, worker->name);
     struct segments segments;
     for (int i = 0; i < N_SEGMENTS; i++)
@@ -264,10 +325,14 @@ static enum status open_worker(struct worker *worker, bool is_jobs, int id, unsi
                              .config_json = worker->snapshot.bytes,
                              .bundle_fd = WORKER_BUNDLE,
                              .segments = &segments,
-                             .worker_id = id,
-                             .n_processes = n_processes,
+                             .generation = (uint32_t)place->generation,
+                             .worker_id = (int)place->id,
+                             .n_processes = (unsigned)place->n_processes,
                              .has_services = true};
     if (host_open(&worker->host, &opts, err) != OK)
+        return ERR;
+    worker->reload_state = reload_state_attach(segments.fds[SEGMENT_RELOAD], err);
+    if (!worker->reload_state)
         return ERR;
     close(WORKER_CONFIG);
     close(WORKER_BUNDLE);
@@ -275,10 +340,11 @@ static enum status open_worker(struct worker *worker, bool is_jobs, int id, unsi
     worker->term = signal_watch_new(worker->host.loop, SIGTERM, on_term, worker);
     worker->control = poll_new(worker->host.loop, WORKER_CONTROL, on_control, worker);
     poll_set(worker->control, POLL_READ);
-    if (is_jobs)
+    if (place->is_jobs)
         job_worker_start(&worker->host, worker->config);
     else
         open_http(worker);
+    open_reload(worker, (uint32_t)place->generation);
     return OK;
 }
 
@@ -289,8 +355,8 @@ static void close_worker(struct worker *worker)
         for (size_t i = 0; i < ARRAY_LEN(timers); i++)
             timer_stop(worker->host.loop, timers[i]);
         http_server_free(worker->http);
-        vm_free(worker->host.vm); /* ends what was cut: those requests are logged too */
-        worker->host.vm = NULL;
+        worker_reload_free(worker->reload); /* ends what was cut: those requests are logged too */
+        reload_state_detach(worker->reload_state);
         access_log_free(worker->access_log);
         signal_watch_free(worker->term);
         poll_free(worker->control);
@@ -307,16 +373,14 @@ int worker_main(int argc, char **argv)
     static struct worker worker; /* one per process; large */
     struct err err = {0};
     uint64_t started_ms = clock_ms();
-    int64_t id, n_processes;
-    if (argc < 4 || !slice_to_int(slice_str(argv[2]), 0, 255, &id) ||
-        !slice_to_int(slice_str(argv[3]), 1, 512, &n_processes))
+    struct place place;
+    if (!read_place(argc, argv, &place))
         return 2;
-    bool is_jobs = strcmp(argv[1], WORKER_ROLE_JOBS) == 0;
-    for (int fd = SPAWN_FIRST_FD; fd < (is_jobs ? WORKER_LISTENER : WORKER_FD_END); fd++)
+    for (int fd = SPAWN_FIRST_FD; fd < (place.is_jobs ? WORKER_LISTENER : WORKER_FD_END); fd++)
         if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
             return 2; /* not started by a master */
     signal(SIGPIPE, SIG_IGN);
-    if (open_worker(&worker, is_jobs, (int)id, (unsigned)n_processes, &err) != OK) {
+    if (open_worker(&worker, &place, &err) != OK) {
         control_send(WORKER_CONTROL, CONTROL_FAIL, 0, err.message, -1);
         close_worker(&worker);
         return 1;

@@ -84,8 +84,15 @@ local function hook(name)
 end
 
 --- Runs fn() when this generation starts, or stops, on every worker: what connects, subscribes or spawns goes here.
--- While loading only. fn may yield.
+-- While loading only. fn may yield. At a reload the old generation's tasks are cancelled and its on_stop begins, then
+-- the new one's on_start begins, then it gets its first request; neither waits for the other to end. Requests of the
+-- old generation may still be in flight after its on_stop, which has five seconds.
 M.on_start, M.on_stop = hook("on_start"), hook("on_stop")
+
+--- fn() decides whether new code may serve: before a reload it runs once, in a process of its own that serves nobody,
+-- with PostgreSQL and Redis at hand. Raising, returning false, or not ending within reload.timeout refuses the reload.
+-- While loading only. fn may yield. It sees the real databases: read, and write nothing you do not roll back.
+M.self_test = hook("self_test")
 
 --- True once a stop has begun: requests are still served, but a readiness check should say no. Does not yield.
 M.is_stopping = process.is_stopping

@@ -66,7 +66,7 @@ local function app_require(name)
   if module == LOADING then raise.misuse("module '%s' requires itself, directly or through another", name) end
   if module ~= nil then return module end
   modules[name] = LOADING
-  local ok, result = pcall(load_module, name)
+  local ok, result = xpcall(load_module, core.note_trace, name)
   if not ok then
     modules[name] = nil
     core.check()

@@ -159,6 +159,11 @@ function app.on_start(fn) end
 ---@param fn fun()
 function app.on_stop(fn) end
 
+---Runs once before a reload, in a process that serves nobody, with PostgreSQL and Redis at hand; may yield. Raising,
+---returning false or not ending within reload.timeout refuses the reload. While loading only.
+---@param fn fun(): boolean?
+function app.self_test(fn) end
+
 ---True once a stop has begun: requests are still served, but a readiness check should say no. Does not yield.
 ---@return boolean
 function app.is_stopping() end

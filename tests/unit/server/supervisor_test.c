@@ -131,12 +131,12 @@ static void run(struct rig *rig, const char *part, void (*then)(struct rig *rig)
                                    .n_workers = 2,
                                    .listeners = rig->listeners,
                                    .config_fd = rig->null_fd,
-                                   .bundle_fd = rig->null_fd,
                                    .segments = &rig->segments,
                                    .on_up = on_up,
                                    .on_down = on_down,
                                    .data = rig};
     rig->supervisor = supervisor_new(&opts);
+    supervisor_set_code(rig->supervisor, rig->null_fd, 1);
     supervisor_start(rig->supervisor);
     loop_run(rig->loop);
 }
