@@ -2,9 +2,12 @@
 -- effects exactly once behind the fence, whatever is killed meanwhile.
 local server = require "spec.support.server"
 local queue = require "spec.support.jobs"
+local pgbouncer = require "spec.support.pgbouncer"
+local postgres = require "spec.support.postgres"
 
 local APP = [[
 local app, pg, jobs, task = require "chowk.app", require "chowk.pg", require "chowk.jobs", require "chowk.task"
+local time = require "chowk.time"
 local routes = app.routes()
 
 local function effect(db, what, job)
@@ -44,6 +47,16 @@ jobs.define("fenced", { retries = 5, backoff = "10ms" }, function(args, job)
     if job.attempt == 1 then tx:exec("SELECT pg_advisory_xact_lock(42)") end
   end)
 end)
+jobs.define("busy", function(args, job)
+  effect(pg, "busy", job)
+  local until_ms = time.mono_ms() + 700
+  while time.mono_ms() < until_ms do end
+end)
+jobs.define("nap", { timeout = "10s" }, function(args, job)
+  effect(pg, "nap", job)
+  task.sleep(args.seconds)
+  effect(pg, "woke", job)
+end)
 jobs.define("tick", note)
 jobs.cron("* * * * *", "Asia/Kolkata", "tick", { what = "tick" })
 routes:get("/quick", function() return "quick" end)
@@ -64,6 +77,22 @@ routes:post("/tx/:how", function(req)
   end)
   return { id = id, ok = err == nil }
 end)
+local MISUSES = {
+  unknown = function() jobs.enqueue("nobody") end,
+  late = function() jobs.define("late", function() end) end,
+  pool = function() pg.tx(function() jobs.enqueue("note") end) end,
+  option = function() jobs.enqueue("note", {}, { dealy = "1s" }) end,
+  both = function() jobs.enqueue("note", {}, { delay = "1s", run_at = 1 }) end,
+  args = function() jobs.enqueue("note", "text") end,
+  priority = function() jobs.enqueue("note", {}, { priority = 5 }) end,
+}
+routes:get("/misuse/:name", function(req)
+  local _, err = pcall(MISUSES[req.params.name])
+  return { error = tostring(err) }
+end)
+local told = 0
+app.on_start(function() task.spawn(function() pg.listen("chowk_jobs", function() told = told + 1 end) end) end)
+routes:get("/told", function() return { n = told } end)
 return routes
 ]]
 
@@ -140,6 +169,54 @@ describe("jobs", function()
     assert.equal(4, effects(id))
   end)
 
+  it("are told of after the commit, in one breath for many", function()
+    local before, calls = s:get("/told").json.n, {}
+    for i = 1, 20 do -- each waits for the one before: polled for, every second or two, they would take half a minute
+      local id = enqueue("note", { what = "told" .. i })
+      becomes("completed", id)
+      if i == 10 then assert.truthy(s:get("/told").json.n > before) end
+    end
+    before = s:get("/told").json.n
+    for i = 1, 200 do calls[i] = { "POST", "/enqueue/note", { json = { args = { what = "many" } } } } end
+    s:parallel(calls)
+    server.eventually("all", function() return queue.count(s, "effects WHERE what = 'many'") == 200 end)
+    local told = s:get("/told").json.n - before
+    assert.truthy(told >= 1 and told < 100, told)
+  end)
+
+  it("wait for their time", function()
+    local later = enqueue("note", { what = "later" }, { delay = "600ms" })
+    local past = enqueue("note", { what = "past" }, { run_at = "2020-01-01T00:00:00Z" })
+    assert.equal("scheduled", job(later).state)
+    becomes("completed", past)
+    becomes("completed", later)
+    assert.is_true(s:sql("SELECT attempted_at >= run_at AS ok FROM jobs WHERE id = " .. later)[1].ok)
+  end)
+
+  it("never delay a request", function()
+    local id = enqueue("busy")
+    server.eventually("it computes", function() return effects(id) == 1 end)
+    for _ = 1, 20 do assert.equal("quick", s:get("/quick").body) end
+    assert.equal("running", job(id).state) -- twenty answers, and it still keeps its own process from everything
+    becomes("completed", id)
+  end)
+
+  it("are misused with a word on what to write", function()
+    local said = {
+      unknown = 'app.lua:%d+: jobs.enqueue: no job "nobody" is defined: call jobs.define at the top level',
+      late = "app.lua:%d+: jobs.define is for loading time",
+      pool = "app.lua:%d+: a transaction is open: write .*tx:enqueue",
+      option = 'app.lua:%d+: jobs.enqueue: unknown option "dealy"',
+      both = "delay and run_at exclude each other",
+      args = "arguments: expected a table, got string",
+      priority = "priority: expected a whole number from 1 to 4, got 5",
+    }
+    for name, pattern in pairs(said) do
+      local text = s:get("/misuse/" .. name).json.error
+      assert.truthy(text:find(pattern), name .. ": " .. text)
+    end
+  end)
+
   it("run by priority", function()
     s:exec [[INSERT INTO jobs (kind, queue, args, priority, run_at)
       SELECT 'ordered', 'ordered', '{"what":"ordered"}', p, now() - interval '1 second'
@@ -178,6 +255,99 @@ describe("jobs", function()
       SELECT (SELECT count(*) FROM cron_runs) - 1 AS slots, count(*) AS runs FROM jobs WHERE kind = 'tick']]
     assert.equal(counts[1].slots, counts[1].runs)
     assert.truthy(counts[1].runs <= 3) -- minutes that began meanwhile
+  end)
+end)
+
+describe("jobs that are declared wrongly", function()
+  it("stop the start, with their line", function()
+    local s = server.start { app = "return require('chowk.app').routes()", start = false }
+    finally(function() s.pid = nil s:stop() end)
+    local function check(lines)
+      local f = assert(io.open(s.dir .. "/app.lua", "w"))
+      f:write("local jobs = require 'chowk.jobs'\nlocal function fn() end\n", lines)
+      f:close()
+      return (server.sh(("cd %s && %s check --dev"):format(s.dir, os.getenv "CHOWK")))
+    end
+    local cases = {
+      ['jobs.define("a b", fn)'] = 'app.lua:3: jobs.define: "a b": names of jobs and queues are',
+      ['jobs.define("a", fn) jobs.define("a", fn)'] = 'app.lua:3: jobs.define: the job "a" is defined twice',
+      ['jobs.define("a", { retires = 1 }, fn)'] = 'app.lua:3: jobs.define("a"): unknown option "retires"',
+      ['jobs.cron("@daily", "UTC", "a")'] = 'app.lua:3: jobs.cron: no job "a" is defined',
+      ['jobs.define("a", fn) jobs.cron("@dialy", "UTC", "a")'] = 'app.lua:3: jobs.cron: "@dialy": expected five fields',
+      ['jobs.define("a", fn) jobs.cron("0 25 * * *", "UTC", "a")'] = 'jobs.cron: "0 25 * * *": hour: "25": expected 0',
+      ['jobs.define("a", fn) jobs.cron("@daily", "Asia/Delhi", "a")'] = 'no time zone "Asia/Delhi"',
+    }
+    for lines, said in pairs(cases) do
+      local out = check(lines)
+      assert.truthy(out:find(said, 1, true), lines .. "\n" .. out)
+    end
+  end)
+end)
+
+describe("a job worker that stops", function()
+  local s
+  after_each(function() s:stop() end)
+
+  local function start_nap(seconds)
+    local id = s:post("/enqueue/nap", { json = { args = { seconds = seconds } } }).json.id
+    server.eventually("it runs", function() return queue.count(s, "effects WHERE what = 'nap'") == 1 end)
+    return id
+  end
+  local function row(id) return s:sql("SELECT state, attempt, parked FROM jobs WHERE id = " .. id)[1] end
+
+  it("lets its jobs end", function()
+    s = queue.start { app = APP }
+    local id = start_nap(0.7)
+    s:kill("TERM")
+    s:wait_exit()
+    assert.same({ state = "completed", attempt = 1, parked = 0 }, row(id))
+    assert.equal(1, queue.count(s, "effects WHERE what = 'woke'"))
+  end)
+
+  it("hands back what takes too long, and another takes it at once", function()
+    s = queue.start { app = APP, config = { drain = "200ms", jobs = { lease = "1h" } } }
+    local id = start_nap(5)
+    s:kill("TERM")
+    s:wait_exit()
+    assert.same({ state = "available", attempt = 1, parked = 1 }, row(id))
+    s:exec("UPDATE jobs SET args = '{\"seconds\":0}'")
+    s:start_process()
+    server.eventually("it is done", function() return row(id).state == "completed" end)
+    assert.equal(0, queue.count(s, "effects WHERE what = 'woke' AND attempt <> 1")) -- it was no failure
+  end)
+end)
+
+describe("jobs and what they stand on", function()
+  local pg
+  setup(function() pg = postgres.start() end)
+  teardown(function() pg:destroy() end)
+
+  it("outlive a PostgreSQL that crashes, and need no Redis", function()
+    local s = queue.start { app = APP, pg = pg, redis_url = "unix:///nowhere/redis" }
+    finally(function() s:stop() end)
+    s:exec "INSERT INTO jobs (kind, max_attempts) SELECT 'exact', 101 FROM generate_series(1, 60)"
+    server.eventually("some", function() return queue.count(s, "jobs WHERE state = 'completed'") > 5 end)
+    pg:restart("immediate")
+    server.eventually("all", function() return queue.count(s, "jobs WHERE state = 'completed'") == 60 end, 40)
+    assert.equal(60, queue.count(s, "effects WHERE what = 'exact'"))
+    local id = s:post("/enqueue/note", { json = { args = { what = "after" } } }).json.id
+    server.eventually("as ever", function() return queue.count(s, "effects WHERE job = " .. id) == 1 end)
+  end)
+
+  it("are polled for through a transaction pooler", function()
+    local pooler = pgbouncer.start(pg)
+    local s = queue.start { app = APP:gsub("app.on_start%b()", ""), pg = pg,
+      config = { pg = { pool_mode = "transaction" } }, url = function(name) return pooler:url(name) end }
+    finally(function()
+      s:stop()
+      pooler:destroy()
+    end)
+    local id = s:post("/enqueue/exact", { json = {} }).json.id
+    s:post("/enqueue/ordered", { json = { args = { what = "capped" } } })
+    server.eventually("both", function()
+      return queue.count(s, "effects WHERE what = 'capped' OR what = 'exact' AND job = " .. id) == 2
+    end)
+    assert.truthy(s:log():find("jobs are polled for", 1, true))
   end)
 end)
 

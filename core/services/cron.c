@@ -180,10 +180,27 @@ static int64_t next_local(const struct cron *cron, int64_t local)
 /* ---- in time
  * ------------------------------------------------------------------------------------------------------------ */
 
+/* What the hands show at `at` they may have shown before, up to here; *at follows. */
+static int64_t behind_repeated(const struct zone *zone, int64_t *at)
+{
+    int64_t local = *at + zone_offset(zone, *at), change = zone_next_change(zone, *at - DAY_S);
+    if (change > *at)
+        return local;
+    int64_t shown = change + zone_offset(zone, change - 1);
+    if (local >= shown)
+        return local;
+    *at += shown - local;
+    return shown;
+}
+
 int64_t cron_next(const struct cron *cron, const struct zone *zone, int64_t after_s)
 {
-    int64_t at = after_s - after_s % 60 + 60; /* the moment the search stands at, and what the hands show there */
-    int64_t local = at + zone_offset(zone, at);
+    int64_t at = after_s - after_s % 60; /* where the search stands, and what the hands show there */
+    int64_t local = at + zone_offset(zone, at) + 60;
+    if (!cron->any_hour) {
+        int64_t shown = behind_repeated(zone, &at);
+        local = shown > local ? shown : local;
+    }
     for (;;) {
         int32_t offset = zone_offset(zone, at);
         int64_t match = next_local(cron, local), change = zone_next_change(zone, at);
@@ -197,9 +214,8 @@ int64_t cron_next(const struct cron *cron, const struct zone *zone, int64_t afte
         if (cron->any_hour)
             continue;
         if (then > offset && match < change + then)
-            return at;               /* the hands skip it */
-        if (local < change + offset) /* what they show again has been */
-            local = change + offset, at = local - then;
+            return at; /* the hands skip it */
+        local = behind_repeated(zone, &at);
     }
 }
 
