@@ -246,7 +246,9 @@ describe("jobs", function()
 
   it("run by the clock, once per slot in the whole cluster", function()
     server.eventually("the timetable to be known", function() return queue.count(s, "cron_runs") > 0 end)
-    s:exec("UPDATE cron_runs SET slot = now() - interval '1 hour'") -- an hour in which nobody ran
+    s:exec [[DELETE FROM effects WHERE what = 'tick'; DELETE FROM jobs WHERE kind = 'tick';
+      WITH gone AS (DELETE FROM cron_runs RETURNING name) -- an hour in which nobody ran
+      INSERT INTO cron_runs SELECT DISTINCT name, now() - interval '1 hour' FROM gone]]
     local b = queue.start({ app = APP }, s)
     local c = queue.start({ app = APP }, s)
     finally(function() b:stop() c:stop() end)
@@ -302,6 +304,22 @@ describe("a job worker that stops", function()
     s:wait_exit()
     assert.same({ state = "completed", attempt = 1, parked = 0 }, row(id))
     assert.equal(1, queue.count(s, "effects WHERE what = 'woke'"))
+  end)
+
+  it("runs them with new code after a reload, and ends those that run with the old", function()
+    s = queue.start { app = APP }
+    local id = start_nap(1)
+    local f = assert(io.open(s.dir .. "/app.lua", "w"))
+    f:write((APP:gsub('"woke"', '"woke anew"'):gsub("jobs.cron%b()", "")))
+    f:close()
+    local out, code = server.sh("cd " .. s.dir .. " && " .. os.getenv "CHOWK" .. " reload")
+    assert.equal(0, code, out)
+    local new = s:post("/enqueue/nap", { json = { args = { seconds = 0 } } }).json.id
+    server.eventually("both", function()
+      return row(id).state == "completed" and row(new).state == "completed"
+    end)
+    assert.equal("woke", s:sql("SELECT what FROM effects WHERE what LIKE 'woke%' AND job = " .. id)[1].what)
+    assert.equal("woke anew", s:sql("SELECT what FROM effects WHERE what LIKE 'woke%' AND job = " .. new)[1].what)
   end)
 
   it("hands back what takes too long, and another takes it at once", function()

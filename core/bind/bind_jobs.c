@@ -17,8 +17,7 @@
 struct run {
     struct job *job;
     struct co *co;
-    struct vm *vm;
-    bool is_again, is_stopped;
+    bool is_again;
     uint64_t again_ms;
 };
 
@@ -125,11 +124,11 @@ static bool is_hopeless(lua_State *L, const struct err *err)
     return is_final;
 }
 
-static enum job_outcome outcome_of(const struct run *run, lua_State *L)
+static enum job_outcome outcome_of(lua_State *L)
 {
     struct err err;
     bool is_err = lx_to_err(L, -1, &err);
-    if (is_err && err.code == ERR_CANCELLED && (run->is_stopped || vm_is_closing(run->vm)))
+    if (is_err && err.code == ERR_CANCELLED) /* from outside: this process, or this generation, ends */
         return JOB_RETURNED;
     return is_err && is_hopeless(L, &err) ? JOB_DISCARDED : JOB_FAILED;
 }
@@ -150,7 +149,7 @@ static void on_done(struct co *co, lua_State *L, int n_results, const char *trac
     struct job_end end = {.outcome = run->is_again ? JOB_AGAIN : JOB_DONE, .again_ms = run->again_ms};
     co_set_job(co, NULL);
     if (n_results < 0) {
-        end.outcome = outcome_of(run, L);
+        end.outcome = outcome_of(L);
         end.error = slice_str(lx_to_text(L, -1));
         if (end.outcome != JOB_RETURNED)
             log_failure(job, end.outcome, end.error.ptr, trace);
@@ -161,8 +160,7 @@ static void on_done(struct co *co, lua_State *L, int n_results, const char *trac
 
 static void on_stop(void *data, enum err_code why)
 {
-    struct run *run = data;
-    run->is_stopped = true;
+    const struct run *run = data;
     co_kill(run->co, why);
 }
 
@@ -174,7 +172,7 @@ static void run_job(void *data, struct job *job)
     struct vm *vm = data;
     const struct job_info *info = job_info(job);
     struct run *run = xalloc(sizeof *run);
-    *run = (struct run){.job = job, .co = co_new(vm), .vm = vm};
+    *run = (struct run){.job = job, .co = co_new(vm)};
     lua_State *L = co_stack(run->co);
     lua_checkstack(L, 10);
     lua_rawgeti(L, LUA_REGISTRYINDEX, info->kind->ref);
