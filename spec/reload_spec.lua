@@ -149,7 +149,8 @@ describe("chowk reload", function()
     refused("part.lua", "while true do end", "part.lua:1: this still ran when the time for new code was over")
     refused("part.lua", "local t = {}\nfor i = 1, 1e9 do t[i] = {} end", "part.lua:2: loading needs more than")
     refused("part.lua", nil, "app.lua:2: module 'part' not found")
-    refused("app.lua", APP:gsub("return routes\n$", 'routes:get("/", function() end)\nreturn routes\n'), "app.lua:14: GET / conflicts with GET / at app.lua:5")
+    refused("app.lua", APP:gsub("return routes\n$", 'routes:get("/", function() end)\nreturn routes\n'),
+      "app.lua:14: GET / conflicts with GET / at app.lua:5")
     refused("app.lua", APP:gsub("return routes\n$", 'app.self_test(function() error("not well") end)\nreturn routes\n'),
       "not well")
     assert.equal(0, select(2, chowk(s, "reload")))

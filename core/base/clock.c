@@ -30,6 +30,14 @@ uint64_t clock_ms(void)
     return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
+uint64_t clock_coarse_ms(void)
+{
+    if (is_fake)
+        return fake_mono_ms;
+    struct timespec ts = now(CLOCK_MONOTONIC_COARSE);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
 uint64_t clock_us(void)
 {
     if (is_fake)

@@ -84,6 +84,12 @@ static void locate(struct frame *frame, uintptr_t address)
         }
 }
 
+void frames_capture_pc(struct frames *out, const void *context)
+{
+    out->n = 1;
+    locate(&out->at[0], frames_pc(context));
+}
+
 void frames_capture(struct frames *out, const void *context)
 {
     void *addresses[FRAMES_MAX + 8]; /* the handler's own frames come first */

@@ -19,6 +19,7 @@ struct frames {
 void frames_prepare(void);
 /* Async-signal-safe. The stack below a signal's `context` (ucontext_t *), innermost first; NULL: the caller's own. */
 void frames_capture(struct frames *out, const void *context);
+void frames_capture_pc(struct frames *out, const void *context); /* only where the signal interrupted */
 /* Async-signal-safe: where the signal interrupted. */
 uintptr_t frames_pc(const void *context);
 uintptr_t frames_sp(const void *context);

@@ -137,6 +137,14 @@ int shm_create(const struct shm_layout *layout, struct err *err)
     return -1;
 }
 
+size_t shm_size(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0 || (size_t)st.st_size <= sizeof(struct header))
+        return 0;
+    return (size_t)st.st_size - sizeof(struct header);
+}
+
 enum status shm_attach(int fd, const struct shm_layout *layout, struct shm_segment *segment, struct err *err)
 {
     *segment = (struct shm_segment){0};

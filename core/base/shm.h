@@ -46,6 +46,7 @@ int shm_create(const struct shm_layout *layout, struct err *err) MUST_CHECK;
 enum status shm_attach(int fd, const struct shm_layout *layout, struct shm_segment *segment,
                        struct err *err) MUST_CHECK;
 void shm_detach(struct shm_segment *segment); /* safe when not attached */
+size_t shm_size(int fd);                      /* of a segment's body; 0: it is none */
 
 /* A segment inherited from the master that an upgrade replaces: shm_create of exactly its layout returns it instead of
  * making another. Takes fd. shm_offer_end closes what nobody wanted. */

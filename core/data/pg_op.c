@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/metrics.h"
 #include "data/pg_priv.h"
 
 static size_t values_size(const struct pg_call *call)
@@ -42,6 +44,7 @@ struct pg_op *pg_op_new(struct pg *pg, const struct pg_call *calls, int n_calls)
     op->magic = PG_OP_MAGIC;
     op->pg = pg;
     op->n_cmds = n_calls;
+    op->started_us = clock_us();
     op->cmds = (struct pg_cmd *)(void *)(op + 1);
     op->results = (PGresult **)(void *)(op->cmds + n);
     char *room = (char *)(op->results + n);
@@ -108,6 +111,7 @@ static void complete(struct pg_op *op, const struct err *err)
     if (op->is_forgotten)
         return;
     op->is_forgotten = true;
+    metrics_observe(METRIC_HISTOGRAM_PG_QUERY, clock_us() - op->started_us);
     if (err && !op->is_internal)
         op->pg->n_errors++;
     if (op->done)

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/metrics.h"
 #include "data/pg_priv.h"
 
 enum {
@@ -121,6 +122,7 @@ static void count_wait(struct pg *pg, const struct pg_op *op)
     uint64_t ms = loop_now(pg->loop) - op->queued_ms;
     unsigned bucket = ms ? 64 - (unsigned)__builtin_clzll(ms) : 0;
     pg->waits[bucket < PG_WAIT_BUCKETS ? bucket : PG_WAIT_BUCKETS - 1]++;
+    metrics_observe(METRIC_HISTOGRAM_PG_WAIT, ms * 1000);
     count_out(pg, op);
 }
 

@@ -4,6 +4,8 @@
  * instead, so it has no effect. */
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/metrics.h"
 #include "data/redis_priv.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -23,7 +25,8 @@ struct redis_op *redis_op_new(struct redis *redis, redis_done_fn done, void *dat
 {
     struct list *node = list_pop(&redis->free_ops);
     struct redis_op *op = node ? container_of(node, struct redis_op, node) : xalloc(sizeof *op);
-    *op = (struct redis_op){.magic = REDIS_OP_MAGIC, .redis = redis, .done = done, .data = data};
+    *op = (struct redis_op){
+        .magic = REDIS_OP_MAGIC, .redis = redis, .done = done, .data = data, .started_us = clock_us()};
     return op;
 }
 
@@ -54,6 +57,10 @@ void redis_op_complete(struct redis_op *op, const struct redis_value *value, con
     struct redis *redis = op->redis;
     timer_stop(redis->loop, &op->deadline);
     op->place = REDIS_DONE;
+    metrics_add(METRIC_REDIS_COMMANDS, 1);
+    metrics_observe(METRIC_HISTOGRAM_REDIS_COMMAND, clock_us() - op->started_us);
+    if (err || (value && value->type == REDIS_ERROR))
+        metrics_add(METRIC_REDIS_ERRORS, 1);
     if (op->done)
         tell(redis, op->done, op->data, value, err);
     redis_op_free(op);

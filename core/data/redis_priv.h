@@ -35,7 +35,7 @@ struct redis_op {
     struct list node;
     struct redis *redis;
     struct timer deadline;
-    uint64_t sent_ms;
+    uint64_t sent_ms, started_us;
     size_t len;         /* bytes in `out` while unsent */
     redis_done_fn done; /* NULL: nobody waits */
     void *data;

@@ -20,6 +20,7 @@ struct http_route { /* filled by the adder; router fills `params` */
     size_t max_body;      /* bytes; 0 = server default */
     uint32_t deadline_ms; /* 0 = server default */
     int handler;          /* opaque to http: the script layer's reference */
+    unsigned metric;      /* opaque to http: its number in base/metrics.h */
     const char *summary;  /* one line for `chowk routes`; borrowed; NULL: none */
 };
 

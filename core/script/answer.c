@@ -8,6 +8,7 @@
 #include "base/crypto.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/metrics.h"
 #include "http/response.h"
 #include "script/call.h"
 #include "script/error_page.h"
@@ -293,6 +294,7 @@ static void answer_bug(struct call *call, struct slice message, const char *trac
     crypto_random(random, sizeof random);
     crypto_hex(slice_of((const char *)random, sizeof random), id);
     log_failure(call, LOG_ERROR, "Lua error", message, trace, id);
+    metrics_add(METRIC_LUA_ERRORS, 1);
     if (answer_page(call, 500, "Lua error", message, trace))
         return;
     struct buf *extra = vm_text(call->vm);

@@ -16,6 +16,8 @@
 
 #include <stdlib.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "script/lx.h"
 #include "script/vm_priv.h"
 
@@ -24,6 +26,7 @@
 #else
 #define CO_MAX_IDLE 1024
 #endif
+#define SLOW_LOG_MS 1000
 #define CO_DEFAULT_WAIT_MS 30000 /* of a call made by an activity without a deadline */
 
 enum co_state { CO_FREE, CO_STARTING, CO_RUNNING, CO_PARKED, CO_WAKING };
@@ -46,6 +49,7 @@ struct co {
     enum err_code sticky;
     struct co *parent;
     void *owner, *tx, *job;
+    struct running_label label;
     void (*leftover)(void *data); /* called at its end; NULL: nothing is left open */
     void *leftover_data;
     struct list node; /* vm->active or vm->idle */
@@ -54,6 +58,9 @@ struct co {
 };
 
 static const char sentinel; /* its address */
+
+static const char no_route[RUNNING_ROUTE] = "(no request)", no_id[RUNNING_ID];
+static const struct running_label no_label = {no_route, no_id};
 
 static void *sentinel_ptr(void)
 {
@@ -91,6 +98,7 @@ static struct co *co_make(struct vm *vm)
     struct co *co = xalloc(sizeof *co);
     co->magic = CO_MAGIC;
     co->vm = vm;
+    co->label = no_label;
     co->L = lua_newthread(vm->L);
     co->ref = luaL_ref(vm->L, LUA_REGISTRYINDEX);
     mark_main(co->L, true);
@@ -129,9 +137,10 @@ static void co_release(struct co *co)
     co->done = NULL;
     co->parent = NULL;
     co->owner = co->tx = co->job = NULL;
+    co->label = no_label;
     co->sticky = ERR_NONE;
     co->has_op = co->is_committed = co->is_dirty = co->is_stream = false;
-    if (vm->n_idle + 1 <= CO_MAX_IDLE) {
+    if (vm->n_idle + 1 <= CO_MAX_IDLE && !vm->heap.has_refused) { /* its stack may be what took the memory */
         list_push_front(&vm->idle, &co->node);
         vm->n_idle++;
         return;
@@ -195,13 +204,15 @@ static void drop_op(struct co *co)
 }
 
 /* The one entry into Lua for running code. */
-static void resume(struct co *co)
+static void run(struct co *co)
 {
     struct vm *vm = co->vm;
     CHECK(!vm->current);
     vm->current = co;
     co->state = CO_RUNNING;
+    heap_enter(&vm->heap);
     int rc = lua_resume(co->L, co->n_resume);
+    heap_leave(&vm->heap);
     vm->current = NULL;
     if (rc == LUA_YIELD && co->has_op) {
         CHECK(co_is_sentinel(co->L, -1));
@@ -217,6 +228,45 @@ static void resume(struct co *co)
     if (co->has_op) /* begun, then left by an error before it parked */
         drop_op(co);
     finish(co, rc == LUA_OK ? lua_gettop(co->L) - co->n_below : -1);
+}
+
+static void settle_heap(struct vm *vm)
+{
+    if (vm->heap.has_refused) {
+        vm->running->n_out_of_memory++;
+        log_error("out of memory: the Lua heap is at its cap", LOG_S("route", vm->running->route),
+                  LOG_S("request_id", vm->running->id), LOG_I("heap", (int64_t)vm->heap.bytes),
+                  LOG_I("cap", (int64_t)vm->heap.cap));
+    }
+    heap_settle(&vm->heap, vm->L);
+}
+
+/* One line a second at most. Its ms may be a few short: the clock is a coarse one. */
+static void report_slow(struct vm *vm, uint64_t ms, uint64_t now_ms)
+{
+    vm->running->n_slow_turns++;
+    vm->n_slow_unsaid++;
+    if (now_ms < vm->slow_due_ms)
+        return;
+    log_warn("slow turn: nothing else ran meanwhile", LOG_S("route", vm->running->route),
+             LOG_S("request_id", vm->running->id), LOG_I("ms", (int64_t)ms),
+             LOG_I("unsaid", (int64_t)vm->n_slow_unsaid - 1));
+    vm->n_slow_unsaid = 0;
+    vm->slow_due_ms = now_ms + SLOW_LOG_MS;
+}
+
+/* Runs it, under its name in the scoreboard. What its end starts (a stream, a parent) runs inside and counts to it. */
+static void resume(struct co *co)
+{
+    struct vm *vm = co->vm;
+    uint64_t since_ms = running_enter(vm->running, co->label, vm->generation, loop_now(vm->env->loop));
+    run(co);
+    settle_heap(vm);
+    uint64_t now_ms = clock_coarse_ms(), nested_ms = vm->running->left_ms;
+    running_leave(vm->running, now_ms);
+    since_ms = nested_ms > since_ms ? nested_ms : since_ms;
+    if (vm->env->slow_turn_ms && now_ms > since_ms + vm->env->slow_turn_ms)
+        report_slow(vm, now_ms - since_ms, now_ms);
 }
 
 static void prepare(struct co *co, int n_args, uint64_t deadline_ms, co_done_fn done, void *data)
@@ -456,6 +506,7 @@ void co_set_parent(struct co *co, struct co *parent)
     co->tx = parent ? parent->tx : NULL;
     co->job = parent ? parent->job : NULL;
     co->is_stream = parent && parent->is_stream;
+    co->label = parent ? parent->label : no_label;
 }
 
 void co_set_unknown(struct co *co, enum err_code code)
@@ -479,6 +530,11 @@ void co_set_owner(struct co *co, void *owner)
 void co_set_stream(struct co *co)
 {
     co->is_stream = true;
+}
+
+void co_set_label(struct co *co, struct running_label label)
+{
+    co->label = label;
 }
 
 void *co_owner(const struct co *co)

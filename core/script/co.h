@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "net/timer.h"
+#include "script/running.h"
 
 #define CO_MAGIC 0xc0c0a901u
 struct vm;
@@ -63,6 +64,9 @@ void co_mark_committed(struct co *co); /* has committed, written or called out: 
 void co_set_parent(struct co *co, struct co *parent);
 void co_set_owner(struct co *co, void *owner); /* e.g. the http_request */
 void co_set_stream(struct co *co);             /* an answer that may go on for long: it outlives `drain` */
+/* Whom it works for, as the watchdog, the crash report and the log name it; without one: "(no request)". Borrows both
+ * texts for its life. Children inherit it. */
+void co_set_label(struct co *co, struct running_label label);
 void *co_owner(const struct co *co);
 /* Open pg.tx of this activity, for T5's guard; opaque here. */
 void co_set_tx(struct co *co, void *tx);

@@ -13,6 +13,7 @@ struct seq;
 struct cache;
 struct http_client;
 struct jobs;
+struct running;
 struct env {
     struct loop *loop;
     struct pg *pg;                   /* NULL: not configured; calls raise "unavailable" naming the key */
@@ -24,6 +25,9 @@ struct env {
     struct http_client *http_client; /* NULL: as seq */
     struct jobs *jobs;               /* NULL: no PostgreSQL, or no services */
     struct slice config_json;        /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
+    struct running *running;         /* what runs, for others to see: script/running.h. NULL: nobody looks */
+    uint32_t slow_turn_ms;           /* a resume that holds the loop longer is logged; 0: none is */
+    size_t lua_heap;                 /* cap of each VM in bytes; 0: none */
     bool development;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */
     bool is_stopping; /* a stop has begun: still serving, but /readyz says no (lame duck) */

@@ -22,9 +22,35 @@ static void on_count(lua_State *L, lua_Debug *ar)
         lx_misuse(L, "this still ran when the time for new code was over (reload.timeout)");
 }
 
+static void note_position(lua_State *L, char *out, size_t size)
+{
+    lua_Debug ar;
+    for (int level = 0; lua_getstack(L, level, &ar); level++) {
+        if (!lua_getinfo(L, "Sl", &ar) || ar.currentline <= 0 || lx_is_library(ar.source))
+            continue;
+        snprintf(out, size, "%s:%d: ", ar.short_src, ar.currentline);
+        return;
+    }
+}
+
+static bool refuses(struct heap *heap, size_t more)
+{
+    struct vm *vm = container_of(heap, struct vm, heap);
+    struct guard *guard = vm->guard;
+    if (!guard || !vm->is_loading)
+        return false;
+    /* Who is told must be able to describe it: after the first refusal there is a little more. */
+    if (vm->heap.bytes + more <= guard->max_bytes + (guard->refused_at[0] ? DESCRIPTION_BYTES : 0))
+        return false;
+    if (!guard->refused_at[0])
+        note_position(vm->L, guard->refused_at, sizeof guard->refused_at);
+    return true;
+}
+
 void guard_begin(struct vm *vm, struct guard *guard)
 {
     vm->guard = guard;
+    vm->heap.refuses = refuses;
     guard->refused_at[0] = '\0';
 }
 
@@ -39,30 +65,7 @@ void guard_end(struct vm *vm)
     if (!vm->guard)
         return;
     vm->guard = NULL;
+    vm->heap.refuses = NULL;
     lua_sethook(vm->L, NULL, 0, 0);
     luaJIT_setmode(vm->L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
-}
-
-static void note_position(lua_State *L, char *out, size_t size)
-{
-    lua_Debug ar;
-    for (int level = 0; lua_getstack(L, level, &ar); level++) {
-        if (!lua_getinfo(L, "Sl", &ar) || ar.currentline <= 0 || lx_is_library(ar.source))
-            continue;
-        snprintf(out, size, "%s:%d: ", ar.short_src, ar.currentline);
-        return;
-    }
-}
-
-bool guard_refuses(struct vm *vm, size_t more)
-{
-    struct guard *guard = vm->guard;
-    if (!guard || !vm->is_loading)
-        return false;
-    /* Who is told must be able to describe it: after the first refusal there is a little more. */
-    if (vm->bytes + more <= guard->max_bytes + (guard->refused_at[0] ? DESCRIPTION_BYTES : 0))
-        return false;
-    if (!guard->refused_at[0])
-        note_position(vm->L, guard->refused_at, sizeof guard->refused_at);
-    return true;
 }

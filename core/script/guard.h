@@ -20,5 +20,3 @@ struct guard {
 void guard_begin(struct vm *vm, struct guard *guard); /* memory, from now on */
 void guard_hook(struct vm *vm);                       /* and time */
 void guard_end(struct vm *vm);
-/* Whether the heap may not grow by so much. Called by the allocator: allocates nothing. */
-bool guard_refuses(struct vm *vm, size_t more);

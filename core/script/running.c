@@ -2,6 +2,14 @@
 
 enum { TRIES = 100 }; /* a write takes nanoseconds, unless its process died in the middle */
 
+void running_reset(struct running *running)
+{
+    uint64_t n_out_of_memory = running->n_out_of_memory, n_slow_turns = running->n_slow_turns;
+    memset(running, 0, sizeof(*running));
+    running->n_out_of_memory = n_out_of_memory;
+    running->n_slow_turns = n_slow_turns;
+}
+
 enum status running_read(const struct running *running, struct running_view *out)
 {
     for (int i = 0; i < TRIES; i++) {

@@ -21,11 +21,20 @@ struct running {
     _Atomic uint32_t generation; /* of the code */
     _Atomic uint64_t since_ms;   /* clock_ms of about the resume; 0: no Lua runs, the rest tells what ran last */
     char route[RUNNING_ROUTE], id[RUNNING_ID];
+    uint64_t left_ms; /* clock_coarse_ms of the last running_leave */
+    /* Totals of all processes that had this slot: activities that hit the heap's cap, resumes that held the loop too
+     * long. */
+    _Atomic uint64_t n_out_of_memory, n_slow_turns;
 };
 
-static inline void running_enter(struct running *running, struct running_label label, uint32_t generation,
-                                 uint64_t now_ms)
+/* For the next process: its last writer may have died with an odd sequence. Totals stay. */
+void running_reset(struct running *running);
+
+/* Returns since when this resume holds the loop: what ran before it in the same turn is not counted to it. */
+static inline uint64_t running_enter(struct running *running, struct running_label label, uint32_t generation,
+                                     uint64_t now_ms)
 {
+    now_ms = running->left_ms > now_ms ? running->left_ms : now_ms;
     uint32_t sequence = atomic_load_explicit(&running->sequence, memory_order_relaxed);
     atomic_store_explicit(&running->sequence, sequence + 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
@@ -34,11 +43,13 @@ static inline void running_enter(struct running *running, struct running_label l
     atomic_store_explicit(&running->generation, generation, memory_order_relaxed);
     atomic_store_explicit(&running->since_ms, now_ms, memory_order_relaxed);
     atomic_store_explicit(&running->sequence, sequence + 2, memory_order_release);
+    return now_ms;
 }
 
-static inline void running_leave(struct running *running)
+static inline void running_leave(struct running *running, uint64_t coarse_now_ms)
 {
     atomic_store_explicit(&running->since_ms, 0, memory_order_relaxed);
+    running->left_ms = coarse_now_ms;
 }
 
 struct running_view { /* one consistent copy */

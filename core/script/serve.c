@@ -109,6 +109,11 @@ static void on_stream_done(struct co *co, lua_State *L, int n_results, const cha
     http_stream_abort(req);
 }
 
+static struct running_label label_of(const struct call *call)
+{
+    return (struct running_label){call->vm->routes[call->req->route->handler].label, call->req->id};
+}
+
 /* The head is sent. Stack of `from`: [req], …, stream function */
 static void start_stream(struct call *call, lua_State *from)
 {
@@ -129,6 +134,7 @@ static void start_stream(struct call *call, lua_State *from)
     call->co = co;
     co_set_owner(co, call->req);
     co_set_stream(co);
+    co_set_label(co, label_of(call));
     co_start(co, 1, 0, on_stream_done, call);
 }
 
@@ -153,6 +159,7 @@ void serve_request(struct vm *vm, struct http_request *req)
     req->owner = call;
     req->on_gone = on_gone;
     co_set_owner(co, req);
+    co_set_label(co, label_of(call));
     if (route->wants_req)
         call_push_req(L, call);
     lua_rawgeti(L, LUA_REGISTRYINDEX, route->ref);

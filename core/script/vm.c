@@ -1,5 +1,6 @@
 /* One generation's lua_State: creates it, loads the application through lua/chowk/boot.lua, builds the router from what
- * that returns, and closes it. Its allocator is wrapped so that it carries `struct vm *` (vm_of) and counts bytes.
+ * that returns, and closes it. Its allocator is wrapped so that it carries `struct vm *` (vm_of) and keeps count
+ * (script/heap).
  *
  * Loading runs declarations only: no co runs then, so every call that waits is refused by co_current. A failure while
  * loading is reported with the author's file and line; it never ends the process. Loading may take long: BLOCKING. */
@@ -11,27 +12,18 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/metrics.h"
 #include "script/co.h"
 #include "script/lx.h"
 #include "script/vm_priv.h"
+#include "script/where.h"
 
 static _Thread_local struct vm *closing; /* while lua_close runs finalisers under the original allocator */
-
-static void *count_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
-{
-    struct vm *vm = ud;
-    if (vm->guard && new_size > old_size && guard_refuses(vm, new_size - old_size))
-        return NULL;
-    void *block = vm->alloc(vm->alloc_ud, ptr, old_size, new_size);
-    if (block || new_size == 0)
-        vm->bytes += new_size - old_size;
-    return block;
-}
 
 struct vm *vm_of(lua_State *L)
 {
     void *ud;
-    struct vm *vm = lua_getallocf(L, &ud) == count_alloc ? ud : closing;
+    struct vm *vm = lua_getallocf(L, &ud) == heap_alloc ? container_of(ud, struct vm, heap) : closing;
     CHECK_OBJ(vm, VM_MAGIC);
     return vm;
 }
@@ -48,8 +40,8 @@ static void *libc_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
 
 static void open_state(struct vm *vm)
 {
-    vm->alloc = libc_alloc;
-    vm->L = lua_newstate(count_alloc, vm);
+    vm->heap.alloc = libc_alloc;
+    vm->L = lua_newstate(heap_alloc, &vm->heap);
     CHECK(vm->L);
 }
 static void close_state(struct vm *vm)
@@ -64,13 +56,13 @@ static void open_state(struct vm *vm)
 {
     vm->L = luaL_newstate();
     CHECK(vm->L);
-    vm->alloc = lua_getallocf(vm->L, &vm->alloc_ud);
-    vm->bytes = (size_t)lua_gc(vm->L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(vm->L, LUA_GCCOUNTB, 0);
-    lua_setallocf(vm->L, count_alloc, vm);
+    vm->heap.alloc = lua_getallocf(vm->L, &vm->heap.alloc_ud);
+    vm->heap.bytes = (size_t)lua_gc(vm->L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(vm->L, LUA_GCCOUNTB, 0);
+    lua_setallocf(vm->L, heap_alloc, &vm->heap);
 }
 static void close_state(struct vm *vm)
 {
-    lua_setallocf(vm->L, vm->alloc, vm->alloc_ud);
+    lua_setallocf(vm->L, vm->heap.alloc, vm->heap.alloc_ud);
     closing = vm;
     lua_close(vm->L);
     closing = NULL;
@@ -152,6 +144,7 @@ static void read_route(lua_State *L, int list, int i, struct vm_route *entry, st
     }
     lua_getfield(L, -1, "method");
     CHECK(http_method_parse(slice_str(lua_tostring(L, -1)), &route->method));
+    snprintf(entry->label, sizeof entry->label, "%s %s", lua_tostring(L, -1), route->pattern);
     lua_getfield(L, -2, "max_body");
     route->max_body = (size_t)lua_tonumber(L, -1);
     lua_getfield(L, -3, "deadline_ms");
@@ -161,6 +154,7 @@ static void read_route(lua_State *L, int list, int i, struct vm_route *entry, st
     lua_getfield(L, -5, "run");
     entry->ref = luaL_ref(L, LUA_REGISTRYINDEX);
     route->handler = i - 1;
+    route->metric = metrics_route(http_method_name(route->method), route->pattern);
     lua_pop(L, 5);
 }
 
@@ -190,6 +184,7 @@ static int load_protected(lua_State *L)
     luaL_openlibs(L);
     if (vm->guard)
         guard_hook(vm); /* behind the libraries: opening that of the JIT compiler turns it on */
+    where_watch_traces(L);
     lx_open(L);
     for (size_t i = 0; i < ARRAY_LEN(vm->ref_hooks); i++) {
         lua_newtable(L);
@@ -236,7 +231,10 @@ struct vm *vm_new(const struct vm_opts *opts, struct err *err)
     vm->ref_req_meta = vm->ref_writer_meta = LUA_NOREF;
     arena_create(&vm->scratch);
     list_init(&vm->owned);
+    vm->running = vm->env->running ? vm->env->running : &vm->unseen;
     co_setup(vm);
+    heap_create(&vm->heap, vm->env->lua_heap);
+    vm->where = where_new(vm);
     open_state(vm);
     lua_atpanic(vm->L, on_panic);
     if (opts->guard)
@@ -278,6 +276,7 @@ void vm_free(struct vm *vm)
     if (vm->router)
         http_router_free(vm->router);
     close_state(vm);
+    where_free(vm->where);
     free(vm->routes);
     buf_free(&vm->text);
     arena_destroy(&vm->scratch);
@@ -448,7 +447,7 @@ bool vm_is_closing(const struct vm *vm)
 
 size_t vm_bytes(const struct vm *vm)
 {
-    return vm->bytes;
+    return vm->heap.bytes;
 }
 
 struct buf *vm_text(struct vm *vm)

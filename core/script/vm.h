@@ -22,7 +22,7 @@ struct vm_opts {
     const struct env *env;
     const struct bundle *bundle;     /* borrowed for the vm's life */
     const struct vm_module *modules; /* ends with {NULL, NULL} */
-    uint32_t generation;             /* its number, for people; 0: none */
+    uint32_t generation;             /* its number, for the scoreboard and the log */
     const char *main;                /* module to require: it returns the routes (or nothing, for `chowk run`) */
     struct guard *guard; /* limits loading; borrowed for the call, or until vm_free if it stays; NULL: none */
     bool keeps_guard;    /* it also limits what runs afterwards */

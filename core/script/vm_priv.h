@@ -4,6 +4,8 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "script/guard.h"
+#include "script/heap.h"
+#include "script/running.h"
 #include "script/vm.h"
 
 struct co;
@@ -11,6 +13,7 @@ struct co;
 struct vm_route { /* http_route.handler is an index into vm->routes */
     int ref;      /* registry: the route's `run` function */
     bool wants_req;
+    char label[RUNNING_ROUTE]; /* "GET /api/products/:slug", cut */
 };
 
 struct vm {
@@ -21,9 +24,9 @@ struct vm {
     uint32_t generation;
     const struct vm_module *modules;
 
-    lua_Alloc alloc; /* the original allocator, wrapped to carry this pointer and to count */
-    void *alloc_ud;
-    size_t bytes;
+    struct heap heap; /* its address is what the allocator carries, and so this VM's */
+    struct where *where;
+    struct running *running, unseen; /* env's, or the second */
 
     struct http_router *router;
     struct vm_route *routes;
@@ -36,7 +39,8 @@ struct vm {
     /* co.c */
     struct co *current;
     struct list active, idle;
-    size_t n_active, n_idle;
+    size_t n_active, n_idle, n_slow_unsaid;
+    uint64_t slow_due_ms;
 
     struct arena scratch; /* of lx_json_decode; lives here because lua_error may jump over its owner */
     struct buf text;      /* of bindings that build a string; emptied by who uses it */

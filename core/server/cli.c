@@ -31,6 +31,10 @@ static const struct cli_command commands[] = {
      "As TERM does: it turns readiness off, goes on accepting for stop.lame_duck, then finishes what is in flight.\n"
      "  --now   cut what is in flight\n",
      cmd_stop},
+    {"status", "[--json] [DIR]", "show what the server that runs here does",
+     "Workers, generation, rates and latencies of the last seconds, connection pools. Exits 1 when none runs.\n"
+     "  --json   the same for programs; the admin listener's GET /status gives it too\n",
+     cmd_status},
     {"migrate", "[status | new NAME | --dry-run]", "apply the SQL migrations that are missing",
      "Works on DATABASE_URL or pg.url; without one, on the application's private PostgreSQL, started if need be.\n"
      "  status      list every migration and whether it is applied\n"

@@ -19,6 +19,7 @@ struct host_opts {
     unsigned n_processes;            /* workers and job workers: they share pg.pool_size */
     struct guard *guard;             /* as in vm_opts, and it stays; NULL: none. Borrowed for the host's life */
     struct buf *trace;               /* as in vm_opts; NULL: nobody asks */
+    struct running *running;         /* where what runs is shown; NULL: nowhere. Borrowed for the host's life */
     bool has_services;               /* connects to PostgreSQL and Redis; false: loads only */
 };
 

@@ -13,8 +13,10 @@
 
 #include "base/log.h"
 #include "base/shm.h"
+#include "base/metrics.h"
 #include "net/loop.h"
 #include "net/signal.h"
+#include "server/admin.h"
 #include "server/config_json.h"
 #include "server/early_stop.h"
 #include "server/host.h"
@@ -22,6 +24,7 @@
 #include "server/master_reload.h"
 #include "server/ops.h"
 #include "server/ops_cache.h"
+#include "server/ops_status.h"
 #include "server/ops_stop.h"
 #include "server/run_dir.h"
 #include "server/supervisor.h"
@@ -39,6 +42,11 @@ struct master {
     struct ops_cache *ops_cache;
     struct master_reload *reload;
     bool has_terminal;
+    struct scoreboard *board;
+    struct reload_state *reload_state;
+    struct status_board *status;
+    struct admin *admin;
+    char url[ADDR_TEXT_MAX + 16];
     unsigned n_stops;
     struct err *err;
     int exit_code;
@@ -68,12 +76,10 @@ static int seal_config(const struct config *config, struct err *err)
 static void on_up(void *data)
 {
     struct master *master = data;
-    char url[ADDR_TEXT_MAX + 16];
-    listen_url(&master->listeners, url, sizeof(url));
     if (master->n_stops > 0)
         return;
     master_reload_up(master->reload);
-    master->opts->on_ready(master->opts->data, url);
+    master->opts->on_ready(master->opts->data, master->url);
 }
 
 static void on_down(void *data, const char *why)
@@ -100,6 +106,7 @@ static void stop(struct master *master, const char *why, bool now)
     const struct config *config = master->opts->config;
     master->n_stops++;
     master_reload_stop(master->reload);
+    status_set_stopping(master->status);
     if (master->n_stops == 1)
         log_info("stopping", LOG_S("why", why));
     if (master->n_stops == 1 && !now) {
@@ -174,6 +181,30 @@ static enum status open_reload(struct master *master, int bundle_fd, struct err 
     return master->reload ? OK : ERR;
 }
 
+/* What is counted, and what shows it. */
+static enum status open_status(struct master *master, struct err *err)
+{
+    const struct config *config = master->opts->config;
+    if (metrics_open(master->segments.fds[SEGMENT_METRICS], METRICS_MASTER, err) != OK)
+        return ERR;
+    master->reload_state = reload_state_attach(master->segments.fds[SEGMENT_RELOAD], err);
+    if (!master->reload_state)
+        return ERR;
+    listen_url(&master->listeners, master->url, sizeof(master->url));
+    master->status = status_board_new(&(struct status_opts){.loop = master->loop,
+                                                            .config = config,
+                                                            .board = master->board,
+                                                            .reload = master->reload_state,
+                                                            .url = master->url});
+    ops_status_register(master->ops, master->status);
+    struct admin_opts admin = {.loop = master->loop, .config = config, .status = master->status};
+    if (admin_new(&admin, &master->admin, err) != OK)
+        return ERR;
+    if (master->admin)
+        log_info("admin listener", LOG_S("url", admin_url(master->admin)));
+    return OK;
+}
+
 static enum status open_master(struct master *master, struct err *err)
 {
     const struct config *config = master->opts->config;
@@ -190,12 +221,17 @@ static enum status open_master(struct master *master, struct err *err)
     if (segments_create(&master->segments, config, err) != OK)
         return ERR;
     master->loop = loop_new();
+    master->board = scoreboard_attach(master->segments.fds[SEGMENT_SCOREBOARD], err);
+    if (!master->board)
+        return ERR;
     struct supervisor_opts opts = {.loop = master->loop,
                                    .n_workers = n_workers,
                                    .n_job_workers = config_job_workers(config),
                                    .listeners = master->listeners.fds,
                                    .config_fd = master->config_fd,
                                    .segments = &master->segments,
+                                   .board = master->board,
+                                   .stall_ms = (uint32_t)config_number(config, CONFIG_WORKER_STALL),
                                    .drain_ms = (uint32_t)config_number(config, CONFIG_DRAIN),
                                    .on_up = on_up,
                                    .on_down = on_down,
@@ -206,7 +242,7 @@ static enum status open_master(struct master *master, struct err *err)
         int signum;
         void (*fn)(void *data, int signum);
     } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_hup}, {SIGCHLD, on_child}};
-    if (open_ops(master, err) != OK)
+    if (open_ops(master, err) != OK || open_status(master, err) != OK)
         return ERR;
     int bundle_fd = host_build_bundle(config, err);
     if (bundle_fd < 0 || open_reload(master, bundle_fd, err) != OK)
@@ -229,11 +265,16 @@ static void close_master(struct master *master)
         supervisor_free(master->supervisor);
     ops_stop_free(master->ops_stop);
     ops_cache_free(master->ops_cache);
+    admin_free(master->admin);
     master_reload_free(master->reload);
     if (master->ops) {
         ops_unlink(config_text(master->opts->config, CONFIG_RUN_DIR)); /* while the lock is ours */
         ops_free(master->ops);
     }
+    status_board_free(master->status);
+    reload_state_detach(master->reload_state);
+    scoreboard_detach(master->board);
+    metrics_close();
     if (master->loop) {
         for (size_t i = 0; i < ARRAY_LEN(master->watches); i++)
             if (master->watches[i])

@@ -65,7 +65,7 @@ static void set64(_Atomic uint64_t *field, uint64_t value)
 
 void scoreboard_take(struct scoreboard_slot *slot, unsigned worker)
 {
-    memset(&slot->running, 0, sizeof(slot->running)); /* its last writer may have died with an odd sequence */
+    running_reset(&slot->running);
     memset(&slot->report, 0, sizeof(slot->report));
     memset(slot->generation_hash, 0, sizeof(slot->generation_hash));
     _Atomic uint64_t *const of_process[] = {&slot->requests, &slot->responses_5xx, &slot->lua_heap, &slot->rss};
@@ -127,7 +127,7 @@ void scoreboard_sum(const struct scoreboard *board, struct scoreboard_totals *ou
                                       .recycled = board->n_recycled,
                                       .failed = board->n_failed};
     for (unsigned i = 0; i < board->n_slots; i++) {
-        out->out_of_memory += board->slots[i].n_out_of_memory;
-        out->slow_turns += board->slots[i].n_slow_turns;
+        out->out_of_memory += board->slots[i].running.n_out_of_memory;
+        out->slow_turns += board->slots[i].running.n_slow_turns;
     }
 }

@@ -9,23 +9,12 @@
 #pragma once
 
 #include "base/err.h"
-#include "base/frames.h"
 #include "script/running.h"
+#include "script/where.h"
 
 enum { SCOREBOARD_EXTRA = 8, SCOREBOARD_HASH = 17 }; /* slots beyond one per worker: replacements, job workers */
 
 enum scoreboard_state { SCOREBOARD_FREE, SCOREBOARD_STARTING, SCOREBOARD_SERVING, SCOREBOARD_DRAINING };
-
-/* Where a process is, or ended, told by its own signal handlers (crash.h, script/where.h). */
-enum { SCOREBOARD_LUA = 1536 };
-enum report_stage { REPORT_NONE, REPORT_BEGUN, REPORT_WHOLE };
-struct scoreboard_report {
-    _Atomic uint32_t stage;   /* enum report_stage; the rest is whole at REPORT_WHOLE only */
-    int32_t signum, code;     /* of a crash: siginfo's; 0: a stall */
-    uint64_t address;         /* of the fault */
-    char lua[SCOREBOARD_LUA]; /* "orders.lua:12: in function 'total' < …", "compiled code, trace from …"; "" = none */
-    struct frames frames;     /* of C */
-};
 
 struct scoreboard_slot {
     /* the master's, when it starts and buries the process */
@@ -41,9 +30,7 @@ struct scoreboard_slot {
     _Atomic uint32_t connections, in_flight;
     _Atomic uint32_t generation;           /* of new requests; part of `running` is the generation of what runs */
     char generation_hash[SCOREBOARD_HASH]; /* hex, NUL-terminated; set before `generation` */
-    /* totals of all processes that had this slot */
-    _Atomic uint64_t n_out_of_memory, n_slow_turns;
-    struct scoreboard_report report;
+    struct where_report report;            /* its last words, after a crash or a stall */
 };
 
 enum { SCOREBOARD_BEAT_MS = 100 };
@@ -60,7 +47,7 @@ int scoreboard_segment_create(unsigned n_workers, struct err *err) MUST_CHECK; /
 struct scoreboard *scoreboard_attach(int fd, struct err *err) MUST_CHECK;      /* mapped until detached; or NULL */
 void scoreboard_detach(struct scoreboard *board);                              /* NULL is fine */
 
-/* The master: a process is about to start in `slot`; it has ended. Totals stay. */
+/* The master: a process is about to start in `slot`; it has ended. The totals in `running` stay. */
 void scoreboard_take(struct scoreboard_slot *slot, unsigned worker);
 void scoreboard_release(struct scoreboard_slot *slot);
 

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "base/metrics.h"
 #include "server/reload_state.h"
 #include "server/scoreboard.h"
 #include "services/cache.h"
@@ -15,7 +16,7 @@ static int create_seq(const struct config *config UNUSED, struct err *err)
 
 static int create_scoreboard(const struct config *config, struct err *err)
 {
-    return scoreboard_segment_create(config_workers(config), err);
+    return scoreboard_segment_create(config_workers(config) + config_job_workers(config), err);
 }
 
 static int create_limit(const struct config *config, struct err *err)
@@ -40,6 +41,13 @@ static int create_reload(const struct config *config UNUSED, struct err *err)
     return reload_state_segment_create(err);
 }
 
+/* The master counts too. */
+static int create_metrics(const struct config *config, struct err *err)
+{
+    unsigned max_routes = (unsigned)config_number(config, CONFIG_METRICS_MAX_ROUTES);
+    return metrics_segment_create(config_workers(config) + config_job_workers(config) + 1, max_routes, err);
+}
+
 struct row {
     int (*create)(const struct config *config, struct err *err); /* owned memfd, or -1 */
     bool is_handed_on; /* an upgrade's new workers share it with the old ones, which still run */
@@ -49,7 +57,7 @@ struct row {
 static const struct row rows[N_SEGMENTS] = {
     [SEGMENT_SEQ] = {create_seq, true, NULL},        [SEGMENT_SCOREBOARD] = {create_scoreboard, false, NULL},
     [SEGMENT_LIMIT] = {create_limit, true, NULL},    [SEGMENT_CACHE] = {create_cache, true, does_cache_fit},
-    [SEGMENT_RELOAD] = {create_reload, false, NULL},
+    [SEGMENT_RELOAD] = {create_reload, false, NULL}, [SEGMENT_METRICS] = {create_metrics, false, NULL},
 };
 
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)

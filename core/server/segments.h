@@ -10,6 +10,7 @@ enum segment {
     SEGMENT_LIMIT,      /* rate limits: services/limit.h */
     SEGMENT_CACHE,      /* L1 of the cache: services/cache.h */
     SEGMENT_RELOAD,     /* the committed generation: server/reload_state.h; never handed on */
+    SEGMENT_METRICS,    /* what is counted: base/metrics.h */
     N_SEGMENTS
 };
 

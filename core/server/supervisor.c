@@ -23,6 +23,7 @@
 #include "net/timer.h"
 #include "server/control.h"
 #include "server/respawn.h"
+#include "server/watchdog.h"
 #include "server/worker.h"
 
 #define SUPERVISOR_MAGIC 0x50e4a10eu
@@ -50,6 +51,7 @@ struct supervisor {
     unsigned magic;
     struct supervisor_opts opts;
     struct slot *slots;
+    struct watchdog *watchdog; /* NULL: there is no board */
     struct timer kill;
     int bundle_fd;       /* supervisor_set_code */
     uint32_t generation; /* of it */
@@ -194,6 +196,12 @@ static void on_restart(struct timer *timer)
     start_slot(container_of(timer, struct slot, restart));
 }
 
+static struct scoreboard_slot *board_slot(const struct slot *slot)
+{
+    const struct supervisor *supervisor = slot->supervisor;
+    return supervisor->opts.board ? &supervisor->opts.board->slots[slot - supervisor->slots] : NULL;
+}
+
 static enum status spawn_worker(struct slot *slot, struct err *err)
 {
     const struct supervisor_opts *opts = &slot->supervisor->opts;
@@ -212,6 +220,8 @@ static enum status spawn_worker(struct slot *slot, struct err *err)
         n_fds--; /* no listener, which is the last */
     else
         fds[WORKER_LISTENER - SPAWN_FIRST_FD] = opts->listeners[slot->id];
+    if (board_slot(slot))
+        scoreboard_take(board_slot(slot), slot->id);
     pid_t pid = spawn_self(&(struct spawn_opts){.argv = argv, .fds = fds, .n_fds = n_fds}, err);
     close(pair[1]);
     if (pid < 0) {
@@ -219,6 +229,8 @@ static enum status spawn_worker(struct slot *slot, struct err *err)
         return ERR;
     }
     slot->pid = pid;
+    if (board_slot(slot))
+        board_slot(slot)->pid = (uint32_t)pid;
     slot->control = pair[0];
     slot->poll = poll_new(opts->loop, pair[0], on_control, slot);
     poll_set(slot->poll, POLL_READ);
@@ -241,10 +253,43 @@ static void start_slot(struct slot *slot)
 
 /* ---- death --------------------------------------------------------------------------------------------------- */
 
+static bool has_crash_report(const struct slot *slot)
+{
+    const struct scoreboard_slot *board = board_slot(slot);
+    return board && atomic_load(&board->report.stage) == WHERE_WHOLE && board->report.signum != 0;
+}
+
+/* What its own handler left: the request, Lua's position, the C stack. */
+static void describe_crash(const struct slot *slot, int status, char *out, size_t size)
+{
+    const struct scoreboard_slot *board = board_slot(slot);
+    struct running_view running = {0};
+    struct buf frames = {0};
+    bool is_known = running_read(&board->running, &running) == OK && running.since_ms;
+    frames_text(&board->report.frames, &frames);
+    snprintf(out, size, "%s %u crashed: signal %d (%s), address 0x%llx; %s%s%s, generation %u; %s; %.*s", slot->role,
+             slot->id, WTERMSIG(status), strsignal(WTERMSIG(status)), (unsigned long long)board->report.address,
+             is_known ? running.route : "no request", is_known ? ", request " : "", is_known ? running.id : "",
+             running.generation, board->report.lua[0] ? board->report.lua : "no Lua ran",
+             SLICE_FMT(buf_as_slice(&frames)));
+    buf_free(&frames);
+}
+
+static void count_death(const struct slot *slot, int status)
+{
+    struct scoreboard *board = slot->supervisor->opts.board;
+    if (!board || slot->supervisor->is_stopping || status == 0)
+        return;
+    board->n_deaths++;
+    board->n_crashes += has_crash_report(slot);
+}
+
 static void describe_death(const struct slot *slot, int status, char *out, size_t size)
 {
     if (slot->why[0])
         snprintf(out, size, "%s", slot->why);
+    else if (WIFSIGNALED(status) && has_crash_report(slot))
+        describe_crash(slot, status, out, size);
     else if (WIFSIGNALED(status))
         snprintf(out, size, "%s %u was ended by signal %d (%s)", slot->role, slot->id, WTERMSIG(status),
                  strsignal(WTERMSIG(status)));
@@ -274,6 +319,8 @@ static void respawn_later(struct slot *slot, const char *why)
     int delay_ms = respawn_on_death(&slot->respawn, clock_ms() - slot->started_ms);
     if (delay_ms < 0) {
         slot->state = SLOT_FAILED;
+        if (supervisor->opts.board)
+            supervisor->opts.board->n_failed++;
         log_error("worker crash loop: it is not started again", LOG_I(slot->role, slot->id), LOG_S("why", why));
         if (has_failed(supervisor))
             fail(supervisor, why);
@@ -297,6 +344,9 @@ static void on_death(struct slot *slot, int status)
     slot->pid = 0;
     tell(slot, SUPERVISOR_ON_GONE, NULL);
     describe_death(slot, status, why, sizeof(why));
+    count_death(slot, status);
+    if (board_slot(slot))
+        scoreboard_release(board_slot(slot));
     if (supervisor->is_stopping || !supervisor->is_up) {
         bool was_ready = slot->state == SLOT_READY;
         slot->state = SLOT_GONE;
@@ -308,6 +358,27 @@ static void on_death(struct slot *slot, int status)
         return;
     }
     respawn_later(slot, why);
+}
+
+/* ---- the watchdog's findings ----------------------------------------------------------------------------------- */
+
+static void on_late(void *data, unsigned i)
+{
+    struct supervisor *supervisor = data;
+    struct slot *slot = &supervisor->slots[i];
+    if (slot->state == SLOT_READY && !is_job_worker(slot) && !supervisor->is_stopping)
+        lend_listener(slot);
+}
+
+static void on_stalled(void *data, unsigned i, const char *why)
+{
+    struct supervisor *supervisor = data;
+    struct slot *slot = &supervisor->slots[i];
+    if (slot->pid <= 0)
+        return;
+    supervisor->opts.board->n_stalls++;
+    snprintf(slot->why, sizeof(slot->why), "%s %u: %s", slot->role, slot->id, why);
+    kill(slot->pid, SIGKILL);
 }
 
 void supervisor_reap(struct supervisor *supervisor)
@@ -336,12 +407,21 @@ struct supervisor *supervisor_new(const struct supervisor_opts *opts)
                                              .role = is_jobs ? "jobs" : "worker",
                                              .control = -1};
     }
+    if (opts->board)
+        supervisor->watchdog = watchdog_new(&(struct watchdog_opts){.loop = opts->loop,
+                                                                    .board = opts->board,
+                                                                    .n_slots = n_slots(supervisor),
+                                                                    .stall_ms = opts->stall_ms,
+                                                                    .on_late = on_late,
+                                                                    .on_stalled = on_stalled,
+                                                                    .data = supervisor});
     return supervisor;
 }
 
 void supervisor_free(struct supervisor *supervisor)
 {
     CHECK_OBJ(supervisor, SUPERVISOR_MAGIC);
+    watchdog_free(supervisor->watchdog);
     timer_stop(supervisor->opts.loop, &supervisor->kill);
     for (unsigned i = 0; i < n_slots(supervisor); i++) {
         CHECK(supervisor->slots[i].pid == 0);

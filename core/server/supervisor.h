@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "net/loop.h"
 #include "server/control.h"
+#include "server/scoreboard.h"
 #include "server/segments.h"
 
 struct supervisor;
@@ -24,6 +25,8 @@ struct supervisor_opts {
         *listeners; /* one per worker, none for job workers; borrowed for the supervisor's life, like all that follow */
     int config_fd;  /* what every worker gets; its code comes with supervisor_set_code */
     const struct segments *segments;
+    struct scoreboard *board;  /* what the processes tell; NULL: nobody is watched */
+    uint32_t stall_ms;         /* of a loop that stands still, until it is given up */
     uint32_t drain_ms;         /* what workers allow themselves; stragglers are killed a little later */
     void (*on_up)(void *data); /* every worker has been ready once */
     void (*on_down)(void *data, const char *why); /* no worker is left: why is NULL after supervisor_stop, else the

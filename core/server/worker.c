@@ -27,6 +27,8 @@
 #include "server/control.h"
 #include "server/host.h"
 #include "server/job_worker.h"
+#include "server/last_words.h"
+#include "server/worker_metrics.h"
 #include "server/worker_reload.h"
 #include "services/jobs.h"
 
@@ -49,9 +51,12 @@ struct worker {
     struct access_log *access_log;
     struct reload_state *reload_state;
     struct worker_reload *reload;
+    struct scoreboard *board;
+    struct scoreboard_slot *slot;
+    struct worker_metrics *metrics;
     struct poll *control;
     struct signal_watch *term;
-    struct timer beat, step, deadline; /* step: the end of the current stage; deadline: of the whole drain */
+    struct timer beat, pulse, step, deadline; /* step: the end of the current stage; deadline: of the whole drain */
     int adopted[LISTENERS_MAX];
     size_t n_adopted;
     char name[16];
@@ -140,6 +145,7 @@ static void start_stop(struct worker *worker, uint32_t lame_duck_ms)
     if (worker->stage != SERVING)
         return;
     worker->stage = LAME_DUCK;
+    worker->slot->state = SCOREBOARD_DRAINING;
     worker->host.env.is_stopping = true;
     /* Nobody routes jobs to us: they need no time to learn that we are going. */
     arm(worker, &worker->step, worker->http ? lame_duck_ms : 0, on_lame_duck_end);
@@ -207,6 +213,24 @@ static void on_beat(struct timer *timer)
     arm(worker, &worker->beat, BEAT_MS, on_beat);
 }
 
+/* The watchdog looks at beat_ms; the rest is for people. */
+static void on_pulse(struct timer *timer)
+{
+    struct worker *worker = container_of(timer, struct worker, pulse);
+    struct scoreboard_slot *slot = worker->slot;
+    struct http_stats stats = {0};
+    if (worker->http)
+        http_server_stats(worker->http, &stats);
+    slot->requests = stats.requests;
+    slot->responses_5xx = stats.responses_5xx;
+    slot->connections = (uint32_t)stats.connections;
+    slot->in_flight = in_flight(worker);
+    slot->lua_heap = worker_reload_bytes(worker->reload);
+    slot->generation = worker_reload_number(worker->reload);
+    slot->beat_ms = clock_ms();
+    arm(worker, &worker->pulse, SCOREBOARD_BEAT_MS, on_pulse);
+}
+
 static void on_term(void *data, int signum UNUSED)
 {
     start_stop(data, 0);
@@ -229,7 +253,9 @@ static void before_route(void *data)
 static void on_answered(void *data, const struct http_request *req, int status, size_t bytes, uint64_t us)
 {
     struct worker *worker = data;
-    access_log_write(worker->access_log, req, status, bytes, us);
+    worker_metrics_request(worker->metrics, req, status, us);
+    if (worker->access_log)
+        access_log_write(worker->access_log, req, status, bytes, us);
 }
 
 static void open_http(struct worker *worker)
@@ -251,6 +277,7 @@ static void open_http(struct worker *worker)
         .router = vm_router(worker->host.vm),
         .before_route = before_route,
         .handler = on_request,
+        .log = on_answered,
         .data = worker};
     struct err err = {0};
     CHECK(config_trust(config, &opts.trust, &err) == OK); /* the master has checked it */
@@ -258,7 +285,6 @@ static void open_http(struct worker *worker)
         bool is_json = strcmp(config_text(config, CONFIG_LOG_FORMAT), "json") == 0;
         worker->access_log = access_log_new(&(struct access_log_opts){
             .loop = worker->host.loop, .fd = STDERR_FILENO, .is_json = is_json, .is_colour = isatty(STDERR_FILENO)});
-        opts.log = on_answered;
     }
     worker->http = http_server_new(&opts);
     http_server_listen(worker->http, WORKER_LISTENER);
@@ -321,7 +347,17 @@ static enum status open_worker(struct worker *worker, const struct place *place,
     struct segments segments;
     for (int i = 0; i < N_SEGMENTS; i++)
         segments.fds[i] = WORKER_SEGMENTS + i;
+    if (metrics_open(segments.fds[SEGMENT_METRICS], worker->name, err) != OK)
+        log_warn("this process is missing from /metrics", LOG_S("error", err->message));
+    worker->board = scoreboard_attach(segments.fds[SEGMENT_SCOREBOARD], err);
+    if (!worker->board)
+        return ERR;
+    unsigned index = (unsigned)place->id + (place->is_jobs ? config_workers(worker->config) : 0);
+    CHECK(index < worker->board->n_slots);
+    worker->slot = &worker->board->slots[index];
+    last_words_install(worker->slot, config_number(worker->config, CONFIG_WORKER_CORE_DUMPS) != 0);
     struct host_opts opts = {.config = worker->config,
+                             .running = &worker->slot->running,
                              .config_json = worker->snapshot.bytes,
                              .bundle_fd = WORKER_BUNDLE,
                              .segments = &segments,
@@ -345,23 +381,28 @@ static enum status open_worker(struct worker *worker, const struct place *place,
     else
         open_http(worker);
     open_reload(worker, (uint32_t)place->generation);
+    worker->metrics = worker_metrics_new(&worker->host, worker->http);
     return OK;
 }
 
 static void close_worker(struct worker *worker)
 {
     if (worker->host.loop) {
-        struct timer *const timers[] = {&worker->beat, &worker->step, &worker->deadline};
+        struct timer *const timers[] = {&worker->beat, &worker->pulse, &worker->step, &worker->deadline};
         for (size_t i = 0; i < ARRAY_LEN(timers); i++)
             timer_stop(worker->host.loop, timers[i]);
+        worker_metrics_stop(worker->metrics);
         http_server_free(worker->http);
         worker_reload_free(worker->reload); /* ends what was cut: those requests are logged too */
         reload_state_detach(worker->reload_state);
+        worker_metrics_free(worker->metrics);
         access_log_free(worker->access_log);
         signal_watch_free(worker->term);
         poll_free(worker->control);
         host_close(&worker->host);
     }
+    metrics_close();
+    scoreboard_detach(worker->board);
     for (size_t i = 0; i < worker->n_adopted; i++)
         close(worker->adopted[i]);
     config_free(worker->config);
@@ -386,6 +427,8 @@ int worker_main(int argc, char **argv)
         return 1;
     }
     control_send(WORKER_CONTROL, CONTROL_READY, (uint32_t)(clock_ms() - started_ms), NULL, -1);
+    worker.slot->state = SCOREBOARD_SERVING;
+    on_pulse(&worker.pulse);
     on_beat(&worker.beat);
     vm_start(worker.host.vm);
     loop_run(worker.host.loop);

@@ -117,6 +117,7 @@ end
 function Server:start_process()
   local env = { "PORT=" .. self.port, "DATABASE_URL=" .. quote(self.database_url) }
   env[#env + 1] = "REDIS_URL=" .. quote(self.redis_url)
+  if not self.env.CHOWK_ADMIN_LISTEN then env[#env + 1] = "CHOWK_ADMIN_LISTEN=off" end
   for k, v in pairs(self.env) do env[#env + 1] = k .. "=" .. quote(v) end
   local command = string.format("cd %s && { env %s %s %s serve >>%s 2>&1 & echo $!; }", quote(self.dir),
     table.concat(env, " "), self.wrap, CHOWK, quote(self.log_file))

@@ -49,7 +49,7 @@ static void test_a_slot_is_seen_by_others(void **state)
     struct scoreboard_slot *slot = &rig.worker->slots[1];
     atomic_store(&slot->state, SCOREBOARD_SERVING);
     atomic_store(&slot->in_flight, 3);
-    running_enter(&slot->running, (struct running_label){route, id}, 4, 1234);
+    assert_int_equal(running_enter(&slot->running, (struct running_label){route, id}, 4, 1234), 1234);
     assert_true(scoreboard_read(rig.master, 1, &view));
     assert_int_equal(view.worker, 7);
     assert_int_equal(view.state, SCOREBOARD_SERVING);
@@ -60,7 +60,7 @@ static void test_a_slot_is_seen_by_others(void **state)
     assert_string_equal(view.running.id, "abc");
     assert_int_equal(view.running.generation, 4);
     assert_int_equal(view.running.since_ms, 1234);
-    running_leave(&slot->running);
+    running_leave(&slot->running, 1300);
     assert_true(scoreboard_read(rig.master, 1, &view));
     assert_int_equal(view.running.since_ms, 0);
     assert_string_equal(view.running.route, "GET /cart"); /* what ran last */
@@ -97,15 +97,15 @@ static void test_totals_outlive_a_process(void **state)
     for (int life = 0; life < 2; life++) {
         struct scoreboard_slot *slot = &rig.worker->slots[0];
         scoreboard_take(&rig.master->slots[0], 0);
-        slot->n_out_of_memory++;
+        slot->running.n_out_of_memory++;
         slot->requests = 9;
-        slot->report.stage = REPORT_WHOLE;
+        slot->report.stage = WHERE_WHOLE;
         scoreboard_release(&rig.master->slots[0]);
     }
     scoreboard_take(&rig.master->slots[0], 0);
     assert_int_equal(rig.worker->slots[0].requests, 0);
-    assert_int_equal(rig.worker->slots[0].report.stage, REPORT_NONE);
-    rig.worker->slots[3].n_slow_turns = 5;
+    assert_int_equal(rig.worker->slots[0].report.stage, WHERE_NONE);
+    rig.worker->slots[3].running.n_slow_turns = 5;
     rig.master->n_stalls = 1;
     scoreboard_sum(rig.master, &totals);
     assert_int_equal(totals.out_of_memory, 2);

@@ -1,0 +1,76 @@
+/* What the server does, as its master knows it: from the scoreboard, the metrics slots and /proc, put together when
+ * somebody asks. One collection, three forms: JSON (GET /status), a table (`chowk status`) and the samples of /metrics
+ * that no process counts. Reads only; a worker that hangs is shown, not asked. */
+#pragma once
+
+#include "base/metrics_text.h"
+#include "net/loop.h"
+#include "server/config.h"
+#include "server/reload_state.h"
+#include "server/scoreboard.h"
+
+struct status_opts {
+    struct loop *loop;                 /* samples rates, once a second */
+    const struct config *config;       /* borrowed for its life, like the rest */
+    const struct scoreboard *board;    /* NULL: none */
+    const struct reload_state *reload; /* the committed generation, and how reloads went */
+    const char *url;                   /* where it serves; borrowed */
+};
+
+struct status_board;
+struct status_board *status_board_new(const struct status_opts *opts); /* returns owned */
+void status_board_free(struct status_board *board);
+
+/* What the master tells it. */
+void status_set_stopping(struct status_board *board);
+
+/* Every worker serves, none has been given up, and no stop has begun. */
+bool status_is_ready(const struct status_board *board);
+
+/* ---- collected ----------------------------------------------------------------------------------------------- */
+
+struct status_rate { /* of the last seconds */
+    double per_s;
+    uint64_t p50_us, p99_us; /* 0: there was nothing */
+};
+
+struct status_process {
+    char name[24]; /* "worker 0" */
+    int pid;
+    const char *state;
+    int64_t uptime_ms;
+    uint32_t generation;
+    char hash[SCOREBOARD_HASH];
+    uint64_t in_flight, connections, requests, rss, lua_heap;
+    struct status_rate rate;
+    uint64_t beat_age_ms;        /* since its loop last turned */
+    struct running_view running; /* since_ms 0: no Lua runs */
+};
+
+enum { STATUS_PROCESSES_MAX = 520 };
+
+struct status_report {
+    const char *url, *environment, *file;
+    int pid;
+    int64_t started_wall_ms, uptime_ms;
+    bool is_ready, is_stopping;
+    uint32_t generation;
+    char hash[SCOREBOARD_HASH];
+    int64_t generation_age_ms; /* -1: unknown */
+    char last_error[512];      /* of a reload; "" = the last one was fine, or there was none */
+    int64_t last_error_age_ms;
+    uint64_t requests;
+    struct status_rate rate;
+    struct scoreboard_totals totals;
+    bool has_pg, has_redis;
+    size_t n_processes;
+    struct status_process processes[STATUS_PROCESSES_MAX];
+};
+void status_collect(struct status_board *board, struct status_report *out);
+
+/* ---- written (status_write.c) -------------------------------------------------------------------------------- */
+
+void status_write_json(struct buf *out, const struct status_report *status);
+void status_write_text(struct buf *out, const struct status_report *status, bool is_colour);
+/* All of /metrics. */
+void status_write_metrics(struct buf *out, const struct status_report *status, enum metrics_format format);
