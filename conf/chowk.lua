@@ -64,6 +64,11 @@ return {
     -- ca = "/etc/chowk/ca.pem",            -- for services with certificates of your own
   },
 
+  mail = {                   -- chowk.mail; without a url, development logs and keeps what is sent
+    -- url = "smtp://shop:" .. file("/run/secrets/mail") .. "@smtp.example.com:587",   -- percent-encode the password
+    -- from = "Chandni Prints <orders@example.com>",
+  },
+
   seq = {
     formats = { order = "PC{fy}-{n:6}" },   -- PC2627-000123: at most 16 characters, as a GST invoice allows
     -- gapless = { invoice = "INV{fy}/{n:6}" },   -- for tx:gapless: counted in the transaction, without gaps

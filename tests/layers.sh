@@ -22,7 +22,7 @@ only 'openssl/'           'base/crypto\.c|net/tls\.c'
 only 'llhttp'             'http/parse\.[ch]'
 only 'libpq-fe\.h'        'data/pg_[a-z_]+\.[ch]|data/pg\.c'
 only '(hiredis|read|sds)' 'data/redis[a-z_]*\.[ch]'
-only 'curl/'             'data/(curl|http_client|mail)_[a-z]+\.[ch]|data/mail\.c'
+only 'curl/'             'data/(curl|http_client)_[a-z]+\.[ch]|data/mail\.c'
 only '(lua|lauxlib|lualib|luajit)\.h' '(script|bind)/[a-z_]+\.[ch]|server/config_load\.c'
 complain "$(grep -rnE '\blua_resume *\(' core | grep -v '^core/script/co\.c')" "lua_resume belongs to script/co.c:"
 exit $bad

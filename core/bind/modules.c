@@ -21,6 +21,7 @@ const struct vm_module bind_modules[] = {
     {"cache", bind_cache_open},
     {"idempotency", bind_idempotency_open},
     {"http", bind_http_open},
+    {"mail", bind_mail_open},
     {NULL, NULL},
 };
 /* clang-format on */

@@ -25,3 +25,4 @@ int bind_limit_open(lua_State *L);
 int bind_cache_open(lua_State *L);
 int bind_idempotency_open(lua_State *L);
 int bind_http_open(lua_State *L);
+int bind_mail_open(lua_State *L);

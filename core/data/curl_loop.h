@@ -2,7 +2,7 @@
  * it blocks. Names are never its business: a transfer comes with its addresses (TRAPS T14), and every socket it opens
  * is judged by the address guard on the address it really connects to.
  *
- * Private to the files of data/ that speak through curl (http_client_*, mail_*). */
+ * Private to http_client_*. */
 #pragma once
 
 #include <curl/curl.h>

@@ -461,8 +461,14 @@ void stream_start_tls(struct stream *stream, struct tls_context *context, const 
     static const struct tls_wire wire = {on_wire_recv, on_wire_send};
     if (!stream_is_open(stream))
         return; /* stream_connect failed at once */
-    CHECK(stream->state == STREAM_CONNECTING && !stream->tls && !stream_pending(stream));
+    CHECK(stream->state != STREAM_HANDSHAKE && !stream->tls && !stream_pending(stream));
     stream->tls = tls_new(context, host_name, &wire, stream);
+    if (stream->state != STREAM_OPEN)
+        return;
+    stream->err = xalloc(sizeof(*stream->err));
+    err_set(stream->err, ERR_UNAVAILABLE, "STARTTLS");
+    stream->state = STREAM_HANDSHAKE;
+    do_handshake(stream); /* says hello: it cannot be over yet */
 }
 
 /* ---- events -------------------------------------------------------------------------------------------- */

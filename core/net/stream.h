@@ -50,10 +50,11 @@ void stream_open(struct stream *stream, struct loop *loop, int fd, const struct 
  * before on_connect is kept. */
 void stream_connect(struct stream *stream, struct loop *loop, const struct addr *addr,
                     const struct stream_events *events);
-/* Called right after stream_connect: the stream becomes a TLS client, and on_connect comes after the handshake, which
- * is part of the owner's timeout. host_name is what the peer's certificate must be for: a DNS name (also sent as SNI)
- * or an IP address without brackets. A FIN without close_notify breaks the stream, since the end may be cut off.
- * Borrows both for the call. */
+/* The stream becomes a TLS client. Called right after stream_connect, on_connect comes after the handshake, which is
+ * part of the owner's timeout; called on an open stream with nothing kept (STARTTLS), on_connect comes once more, and
+ * the owner has made sure that nothing followed the peer's go-ahead in clear. host_name is what the peer's certificate
+ * must be for: a DNS name (also sent as SNI) or an IP address without brackets. A FIN without close_notify breaks the
+ * stream, since the end may be cut off. Borrows both for the call. */
 void stream_start_tls(struct stream *stream, struct tls_context *context, const char *host_name);
 /* Keep it on while a request runs (T10). After a pause a reset still closes the stream, unless the peer had
  * closed both directions before. */

@@ -12,6 +12,7 @@ struct limits;
 struct seq;
 struct cache;
 struct http_client;
+struct mail;
 struct jobs;
 struct running;
 struct env {
@@ -23,6 +24,7 @@ struct env {
     struct limits *limits;           /* NULL: as seq */
     struct cache *cache;             /* NULL: as seq */
     struct http_client *http_client; /* NULL: as seq */
+    struct mail *mail;               /* NULL: not configured */
     struct jobs *jobs;               /* NULL: no PostgreSQL, or no services */
     struct slice config_json;        /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     struct running *running;         /* what runs, for others to see: script/running.h. NULL: nobody looks */

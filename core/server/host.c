@@ -157,6 +157,7 @@ static void fill_env(struct host *host)
     host->env.cache = host->cache;
     host->env.jobs = host->jobs;
     host->env.http_client = host->outbound.http;
+    host->env.mail = host->outbound.mail;
 }
 
 static enum status open_vm(struct host *host, const struct host_opts *opts, struct err *err)

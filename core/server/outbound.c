@@ -2,6 +2,7 @@
 
 #include "data/address_guard.h"
 #include "data/http_client.h"
+#include "data/mail.h"
 #include "server/cli.h"
 
 static unsigned number_of(const struct config *config, enum config_key key)
@@ -34,16 +35,37 @@ static enum status open_http(struct outbound *outbound, struct loop *loop, struc
     return outbound->http ? OK : err_prefix(err, "http_client.ca");
 }
 
+static enum status open_mail(struct outbound *outbound, struct loop *loop, struct names *names,
+                             const struct config *config, struct err *err)
+{
+    const char *url = config_text(config, CONFIG_MAIL_URL);
+    bool is_clear = strcmp(config_text(config, CONFIG_MAIL_TLS), "none") == 0;
+    if (!url)
+        return OK;
+    if (is_clear && strchr(url, '@') && !config_is_development(config))
+        return err_set(err, ERR_INVALID, "mail.tls: \"none\" would send the password of mail.url in clear text");
+    struct mail_opts opts = {.loop = loop,
+                             .names = names,
+                             .url = url,
+                             .ca_file = config_text(config, CONFIG_HTTP_CLIENT_CA),
+                             .is_clear = is_clear};
+    outbound->mail = mail_new(&opts, err);
+    return outbound->mail ? OK : err_prefix(err, "mail.url");
+}
+
 enum status outbound_open(struct outbound *outbound, struct loop *loop, struct names *names,
                           const struct config *config, struct err *err)
 {
     if (open_guard(outbound, config, err) != OK)
         return ERR;
-    return open_http(outbound, loop, names, config, err);
+    if (open_http(outbound, loop, names, config, err) != OK)
+        return ERR;
+    return open_mail(outbound, loop, names, config, err);
 }
 
 void outbound_close(struct outbound *outbound)
 {
+    mail_free(outbound->mail);
     http_client_free(outbound->http);
     address_guard_free(outbound->guard);
     *outbound = (struct outbound){0};

@@ -8,6 +8,7 @@
 struct outbound { /* zeroed: closed */
     struct address_guard *guard;
     struct http_client *http;
+    struct mail *mail; /* NULL: not configured */
 };
 
 /* ERR names the key. `names` outlives it. */

@@ -10,7 +10,7 @@ local PRIVATE = {
   ["chowk.sandbox"] = true, ["chowk.pg_listen"] = true, ["chowk.pg_copy"] = true, ["chowk.pg_page"] = true,
   ["chowk.pg_enqueue"] = true, ["chowk.pg_replica"] = true, ["chowk.pg_forget"] = true,
   ["chowk.idempotency"] = true, ["chowk.pg_gapless"] = true, ["chowk.idempotency_steps"] = true,
-  ["chowk.http_body"] = true,
+  ["chowk.http_body"] = true, ["chowk.mail_message"] = true, ["chowk.mail_template"] = true,
 }
 -- Parts of LuaJIT that cannot reach memory or block.
 local PLAIN = { bit = true, ["table.new"] = true, ["table.clear"] = true, ["table.nkeys"] = true,
