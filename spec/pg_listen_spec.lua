@@ -62,7 +62,7 @@ return routes
 
 describe("pg.listen", function()
   local s
-  setup(function() s = server.start { app = APP, config = { workers = 2 } } end)
+  setup(function() s = server.start { app = APP, config = { workers = 2, jobs = { workers = 0 } } } end)
   teardown(function() s:stop() end)
 
   local function get(path)

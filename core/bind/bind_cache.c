@@ -18,6 +18,7 @@ enum { NAMES_MAX = 1000 };
 enum outcome { ABSENT, FRESH, STALE, LOAD, ELSEWHERE };
 
 struct ticket {
+    struct vm_owned owned;
     struct cache_load *load; /* NULL: ended */
 };
 
@@ -98,10 +99,19 @@ static enum status push_value(lua_State *L, const struct cache_value *value, str
     WRONG("cache_kind");
 }
 
+/* Its generation has ended. */
+static void on_end(struct vm_owned *owned)
+{
+    struct ticket *ticket = container_of(owned, struct ticket, owned);
+    cache_load_abandon(ticket->load);
+    ticket->load = NULL;
+}
+
 static void push_ticket(lua_State *L, struct cache_load *load)
 {
     struct ticket *ticket = lua_newuserdata(L, sizeof(*ticket));
-    ticket->load = load;
+    *ticket = (struct ticket){.load = load};
+    vm_own(L, &ticket->owned, on_end);
     luaL_getmetatable(L, TICKET_META);
     lua_setmetatable(L, -2);
 }
@@ -113,6 +123,7 @@ static struct cache_load *end_ticket(lua_State *L, int arg)
     if (!load)
         lx_misuse(L, "cache: this load has ended");
     ticket->load = NULL;
+    vm_disown(&ticket->owned);
     return load;
 }
 
@@ -378,6 +389,7 @@ static int fail(lua_State *L)
 static int drop_ticket(lua_State *L)
 {
     struct ticket *ticket = lua_touserdata(L, 1);
+    vm_disown(&ticket->owned);
     if (ticket->load)
         cache_load_abandon(ticket->load);
     ticket->load = NULL;

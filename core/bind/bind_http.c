@@ -15,11 +15,20 @@
 #define MAX_HEADERS 100
 
 struct stream {
+    struct vm_owned owned;
     struct http_client_op *op; /* NULL: closed */
     struct co *co;             /* who waits */
 };
 
 static const char *const methods[] = {"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", NULL};
+
+/* Its generation has ended. */
+static void on_end(struct vm_owned *owned)
+{
+    struct stream *stream = container_of(owned, struct stream, owned);
+    http_client_stream_free(stream->op);
+    stream->op = NULL;
+}
 
 /* ---- results ------------------------------------------------------------------------------------------------------
  */
@@ -61,6 +70,7 @@ static void on_answer(void *data, struct http_client_op *op, const struct http_c
     if (http_client_is_stream(op)) {
         struct stream *stream = lua_newuserdata(L, sizeof *stream);
         *stream = (struct stream){.op = op};
+        vm_own(L, &stream->owned, on_end);
         luaL_getmetatable(L, STREAM_META);
         lua_setmetatable(L, -2);
     } else {
@@ -244,6 +254,7 @@ static int stream_close(lua_State *L)
     struct stream *stream = luaL_checkudata(L, 1, STREAM_META);
     if (stream->co)
         lx_misuse(L, "another activity reads this stream");
+    vm_disown(&stream->owned);
     if (stream->op)
         http_client_stream_free(stream->op);
     stream->op = NULL;

@@ -21,12 +21,17 @@ struct run {
     uint64_t again_ms;
 };
 
+struct box { /* the userdata */
+    struct vm_owned owned;
+    struct job_kinds *kinds; /* NULL: its generation has ended */
+};
+
 static struct job_kinds *kinds_of(lua_State *L)
 {
     lua_getfield(L, LUA_REGISTRYINDEX, KINDS);
-    struct job_kinds **box = lua_touserdata(L, -1);
+    struct box *box = lua_touserdata(L, -1);
     lua_pop(L, 1);
-    return box ? *box : NULL;
+    return box ? box->kinds : NULL;
 }
 
 static struct run *current_run(lua_State *L)
@@ -223,25 +228,21 @@ static int notify(lua_State *L)
     return 0;
 }
 
-static int free_kinds(lua_State *L)
+/* Jobs that run share it, so it is let go of on the loop. */
+static void on_end(struct vm_owned *owned)
 {
-    struct job_kinds **box = lua_touserdata(L, 1);
-    job_kinds_unref(*box);
-    *box = NULL;
-    return 0;
+    struct box *box = container_of(owned, struct box, owned);
+    job_kinds_unref(box->kinds);
+    box->kinds = NULL;
 }
 
 int bind_jobs_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {{"define", define},         {"cron", cron},     {"again", again},
                                          {"is_running", is_running}, {"notify", notify}, {NULL, NULL}};
-    struct job_kinds **box = lua_newuserdata(L, sizeof(struct job_kinds *));
-    *box = NULL;
-    lua_newtable(L);
-    lua_pushcfunction(L, free_kinds);
-    lua_setfield(L, -2, "__gc");
-    lua_setmetatable(L, -2);
-    *box = job_kinds_new();
+    struct box *box = lua_newuserdata(L, sizeof(*box));
+    *box = (struct box){.kinds = job_kinds_new()};
+    vm_own(L, &box->owned, on_end);
     lua_setfield(L, LUA_REGISTRYINDEX, KINDS);
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);

@@ -7,7 +7,11 @@
 
 extern const struct vm_module bind_modules[];
 
-/* Each returns its module on the stack; the facade of the same name in lua/chowk is its only user. */
+/* Each returns its module on the stack; the facade of the same name in lua/chowk is its only user.
+ *
+ * They run while code is loaded, which at a reload is another thread than the loop's (TRAPS T7). So: an open function,
+ * and whatever works while loading, reads env and touches nothing else of the process; what waits, starts or opens
+ * refuses first (co_current). A userdata that holds something of the loop is vm_own'ed, not left to its __gc. */
 int bind_app_open(lua_State *L);
 int bind_req_open(lua_State *L);
 int bind_json_open(lua_State *L);

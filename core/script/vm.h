@@ -45,7 +45,7 @@ const struct env *vm_env(const struct vm *vm);
 size_t vm_active(const struct vm *vm); /* coroutines not finished */
 bool vm_is_loading(const struct vm *vm);
 bool vm_is_off_loop(const struct vm *vm); /* loading on another thread: nothing of the loop may be touched */
-bool vm_is_closing(const struct vm *vm);  /* in vm_free: nothing new may be spawned */
+bool vm_is_closing(const struct vm *vm);  /* in vm_end: nothing new may be spawned */
 size_t vm_bytes(const struct vm *vm);     /* held by its Lua heap */
 struct buf *vm_text(struct vm *vm);       /* scratch for bindings, emptied; valid until the next call that uses it */
 struct arena *vm_scratch(struct vm *vm);  /* scratch, emptied; as vm_text */

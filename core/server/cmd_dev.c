@@ -85,7 +85,7 @@ static void on_ready(void *data, const char *url)
     fprintf(stderr, "\n%schowk%s %s  %s\n", is_colour ? "\033[1m" : "", is_colour ? "\033[0m" : "", CHOWK_VERSION, url);
     print_url("database", "psql", config, CONFIG_PG_URL);
     print_redis(config);
-    fprintf(stderr, "  %-9s Ctrl-C; start again to load an edited file\n", "stop");
+    fprintf(stderr, "  %-9s Ctrl-C; a saved file is loaded by itself\n", "stop");
     fprintf(stderr, "  %-9s in %llu ms, %u workers\n\n", "ready", (unsigned long long)(clock_ms() - dev->started_ms),
             config_workers(config));
 }

@@ -165,18 +165,16 @@ static enum status open_ops(struct master *master, struct err *err)
     return OK;
 }
 
-static enum status open_reload(struct master *master, int bundle_fd, struct err *err)
+static enum status open_reload(struct master *master, struct err *err)
 {
     const struct config *config = master->opts->config;
     struct master_reload_opts opts = {.loop = master->loop,
                                       .config = config,
                                       .config_fd = master->config_fd,
-                                      .bundle_fd = bundle_fd,
                                       .state_fd = master->segments.fds[SEGMENT_RELOAD],
                                       .n_processes = config_workers(config) + config_job_workers(config),
                                       .ops = master->ops,
                                       .supervisor = master->supervisor};
-    supervisor_set_code(master->supervisor, bundle_fd, 1);
     master->reload = master_reload_new(&opts, err);
     return master->reload ? OK : ERR;
 }
@@ -244,8 +242,7 @@ static enum status open_master(struct master *master, struct err *err)
     } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_hup}, {SIGCHLD, on_child}};
     if (open_ops(master, err) != OK || open_status(master, err) != OK)
         return ERR;
-    int bundle_fd = host_build_bundle(config, err);
-    if (bundle_fd < 0 || open_reload(master, bundle_fd, err) != OK)
+    if (open_reload(master, err) != OK)
         return ERR;
     master->has_terminal = isatty(STDIN_FILENO);
     for (size_t i = 0; i < ARRAY_LEN(watched); i++)

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "script/bundle.h"
 #include "server/checker.h"
+#include "server/host.h"
 #include "server/reload.h"
 #include "server/tree_watch.h"
 
@@ -21,7 +22,7 @@ struct master_reload {
     struct reload *reload;
     struct checker *checker; /* NULL: no check runs */
     struct tree_watch *watch;
-    bool is_up;
+    bool is_up, has_early_save;
 };
 
 /* ---- what reload.c wants done --------------------------------------------------------------------------------- */
@@ -40,7 +41,7 @@ static enum reload_presence presence(void *data, unsigned slot)
     WRONG("presence");
 }
 
-static enum status send(void *data, unsigned slot, enum control_type type, uint32_t number, int fd)
+static enum status send_to(void *data, unsigned slot, enum control_type type, uint32_t number, int fd)
 {
     const struct master_reload *reload = data;
     return supervisor_send(reload->opts.supervisor, slot, type, number, fd);
@@ -121,7 +122,10 @@ void master_reload_hup(struct master_reload *reload)
 static void on_save(void *data)
 {
     struct master_reload *reload = data;
-    reload_begin(reload->reload, RELOAD_ON_SAVE, on_done, NULL);
+    if (reload->is_up)
+        reload_begin(reload->reload, RELOAD_ON_SAVE, on_done, NULL);
+    else
+        reload->has_early_save = true;
 }
 
 static void on_conf(void *data UNUSED)
@@ -161,13 +165,8 @@ void master_reload_reap(struct master_reload *reload)
 void master_reload_up(struct master_reload *reload)
 {
     reload->is_up = true;
-    if (!config_number(reload->opts.config, CONFIG_RELOAD_WATCH))
-        return;
-    reload->watch = tree_watch_new(&(struct tree_watch_opts){.loop = reload->opts.loop,
-                                                             .root = config_text(reload->opts.config, CONFIG_APP_ROOT),
-                                                             .on_save = on_save,
-                                                             .on_conf = on_conf,
-                                                             .data = reload});
+    if (reload->has_early_save)
+        on_save(reload);
 }
 
 void master_reload_stop(struct master_reload *reload)
@@ -179,10 +178,21 @@ void master_reload_stop(struct master_reload *reload)
 
 /* ---- life ----------------------------------------------------------------------------------------------------- */
 
-static enum status open_reload(struct master_reload *reload, struct err *err)
+static void open_watch(struct master_reload *reload)
+{
+    const struct config *config = reload->opts.config;
+    if (config_number(config, CONFIG_RELOAD_WATCH))
+        reload->watch = tree_watch_new(&(struct tree_watch_opts){.loop = reload->opts.loop,
+                                                                 .root = config_text(config, CONFIG_APP_ROOT),
+                                                                 .on_save = on_save,
+                                                                 .on_conf = on_conf,
+                                                                 .data = reload});
+}
+
+static enum status open_machine(struct master_reload *reload, int bundle_fd, struct err *err)
 {
     const struct master_reload_opts *opts = &reload->opts;
-    struct bundle *bundle = bundle_open(opts->bundle_fd, err);
+    struct bundle *bundle = bundle_open(bundle_fd, err);
     if (!bundle)
         return ERR;
     reload->state = reload_state_attach(opts->state_fd, err);
@@ -193,12 +203,12 @@ static enum status open_reload(struct master_reload *reload, struct err *err)
                                           (uint32_t)config_number(opts->config, CONFIG_RELOAD_TIMEOUT) + VOTE_GRACE_MS,
                                       .n_slots = supervisor_n_slots(opts->supervisor),
                                       .presence = presence,
-                                      .send = send,
+                                      .send = send_to,
                                       .start_check = start_check,
                                       .stop_check = stop_check,
                                       .on_commit = on_commit,
                                       .data = reload};
-        reload->reload = reload_new(&machine, opts->bundle_fd, bundle_hash(bundle));
+        reload->reload = reload_new(&machine, bundle_fd, bundle_hash(bundle));
     }
     bundle_free(bundle);
     return reload->state ? OK : ERR;
@@ -208,11 +218,15 @@ struct master_reload *master_reload_new(const struct master_reload_opts *opts, s
 {
     struct master_reload *reload = xalloc(sizeof(*reload));
     reload->opts = *opts;
-    if (open_reload(reload, err) != OK) {
-        close(opts->bundle_fd);
+    open_watch(reload); /* before the files are read: what is saved from now on is seen */
+    int bundle_fd = host_build_bundle(opts->config, err);
+    if (bundle_fd < 0 || open_machine(reload, bundle_fd, err) != OK) {
+        if (bundle_fd >= 0)
+            close(bundle_fd);
         master_reload_free(reload);
         return NULL;
     }
+    supervisor_set_code(opts->supervisor, bundle_fd, 1);
     ops_register(opts->ops, "reload", 0, on_ops_reload, reload);
     return reload;
 }

@@ -12,13 +12,13 @@ struct master_reload_opts { /* borrowed for the life, like all here */
     struct loop *loop;
     const struct config *config;
     int config_fd;
-    int bundle_fd;        /* what the first processes run; taken */
     int state_fd;         /* SEGMENT_RELOAD */
     unsigned n_processes; /* workers and job workers */
     struct ops *ops;
     struct supervisor *supervisor; /* its on_slot events go to master_reload_slot */
 };
 
+/* Builds the first bundle, which is what the first processes run, as generation 1. ERR: NULL; err names file:line. */
 struct master_reload *master_reload_new(const struct master_reload_opts *opts, struct err *err); /* or NULL */
 void master_reload_free(struct master_reload *reload);                                           /* NULL is fine */
 
