@@ -19,6 +19,11 @@ describe("a payment", function()
   local function becomes(state, order)
     server.eventually("order is " .. state, function() return shop.state(s, order) == state end)
   end
+  local function settled()
+    server.eventually("every webhook applied or parked", function()
+      return #s:sql("SELECT 1 FROM webhook_events WHERE processed_at IS NULL AND next_attempt_at <> 'infinity'") == 0
+    end)
+  end
   local function payments(order)
     return s:sql("SELECT p.* FROM payments p JOIN orders o ON o.id = p.order_id WHERE o.order_number = '"
       .. order.number .. "' ORDER BY p.id")
@@ -98,6 +103,7 @@ describe("a payment", function()
       hook("order.paid", order, payment_id)
       hook("payment.captured", order, payment_id, { fee = 15 })
       becomes("confirmed/paid", order)
+      settled()
       assert.equal(1, #payments(order))
       assert.equal("order_placed payment_authorized payment_paid", shop.events(s, order))
     end)
@@ -161,6 +167,7 @@ describe("a payment", function()
       hook("payment.failed", order, payment_id)
       hook("payment.authorized", order, payment_id)
       hook("payment.failed", order, shop.payment_id())   -- an earlier try of the same order
+      settled()
       assert.equal("confirmed/paid", shop.state(s, order))
       assert.equal("captured", payments(order)[1].status)
     end)
@@ -184,7 +191,7 @@ describe("a payment", function()
       assert.equal(0, #payments(order))
     end)
 
-    it("waits for its order, and the timer applies it", function()
+    it("waits for its order, and its job applies it later", function()
       local order = place()
       local later = { razorpay_order_id = "order_SpecNotYet00001", total_paise = order.total_paise,
                       number = order.number }
@@ -198,11 +205,24 @@ describe("a payment", function()
       becomes("confirmed/paid", later)
     end)
 
-    it("is applied by the timer when the process died in between", function()
+    it("is found again when its job is gone", function()
       local order = place()
       local body = shop.payment_event("payment.captured", order, shop.payment_id())
-      s:exec("INSERT INTO webhook_events (event_id, event, payload, raw) VALUES ('EvtLeft', 'payment.captured', '"
-        .. body .. "', convert_to('" .. body .. "', 'UTF8'))")
+      s:exec("INSERT INTO webhook_events (event_id, event, payload, raw, next_attempt_at) VALUES ('EvtLeft',"
+        .. " 'payment.captured', '" .. body .. "', convert_to('" .. body .. "', 'UTF8'), now() - interval '1 hour')")
+      s:exec("INSERT INTO jobs (kind) VALUES ('webhook.sweep')")   -- as its timetable does
+      becomes("confirmed/paid", order)
+    end)
+
+    it("has its job from the same commit", function()
+      local order = place()
+      s:exec([[CREATE FUNCTION refuse_job() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no room''; END';
+        CREATE TRIGGER refuse BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION refuse_job()]])
+      local body = shop.payment_event("payment.captured", order, shop.payment_id())
+      assert.equal(500, shop.webhook(s, body, "EvtNoJob").status)   -- Razorpay sends it again
+      s:exec("DROP TRIGGER refuse ON jobs")
+      assert.equal(0, #s:sql("SELECT 1 FROM webhook_events WHERE event_id = 'EvtNoJob'"))
+      assert.equal("stored", shop.webhook(s, body, "EvtNoJob").json.status)
       becomes("confirmed/paid", order)
     end)
 
@@ -239,18 +259,16 @@ describe("a payment", function()
       becomes("confirmed/paid", order)
     end)
 
-    it("does not keep the timer from others when it cannot be applied", function()
+    it("does not keep others waiting when it cannot be applied", function()
       local order, stuck = place(), place()
       s:exec([[CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         'BEGIN IF NEW.razorpay_payment_id = ''pay_SpecStuck'' THEN RAISE ''not today''; END IF; RETURN NEW; END';
         CREATE TRIGGER refuse BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION refuse()]])
       hook("payment.captured", stuck, "pay_SpecStuck", nil, "EvtStuck")
-      server.eventually("tried by the timer", function()
+      server.eventually("tried again", function()
         return s:sql("SELECT attempts FROM webhook_events WHERE event_id = 'EvtStuck'")[1].attempts >= 2
       end)
-      local body = shop.payment_event("payment.captured", order, shop.payment_id())
-      s:exec("INSERT INTO webhook_events (event_id, event, payload, raw) VALUES ('EvtBehind', 'payment.captured', '"
-        .. body .. "', convert_to('" .. body .. "', 'UTF8'))")
+      hook("payment.captured", order, shop.payment_id(), nil, "EvtBehind")
       becomes("confirmed/paid", order)
       s:exec("DROP TRIGGER refuse ON payments")
       becomes("confirmed/paid", stuck)
@@ -303,12 +321,16 @@ describe("a payment", function()
       becomes("confirmed/refunded", order)
       assert.equal("refunded", payments(order)[1].status)
       hook("payment.captured", order, payment_id, { fee = 16 })   -- a late copy of the capture
+      settled()
       assert.equal("confirmed/refunded", shop.state(s, order))
     end)
 
     it("even when the refund overtakes the capture", function()
       local order, payment_id = place(), shop.payment_id()
       refund("processed", order, payment_id, "rfnd_SpecB00001", 34900)
+      server.eventually("tried", function()
+        return #s:sql("SELECT 1 FROM webhook_events WHERE last_error LIKE 'refund of a payment%'") > 0
+      end)
       assert.equal("pending/unpaid", shop.state(s, order))
       hook("payment.captured", order, payment_id)
       becomes("confirmed/refunded", order)

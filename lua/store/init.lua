@@ -1,5 +1,6 @@
 --- The shop: every route, in the order a reader would look for them. Mounted by conf/chowk.lua (app.main).
 local app = require "chowk.app"
+require "store.jobs"
 
 local routes = app.routes()
 routes:mount("/", require "store.routes.health")

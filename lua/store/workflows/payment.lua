@@ -8,6 +8,7 @@ local config = require "chowk.config"
 local log = require "chowk.log"
 local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
+local coupon = require "store.workflows.coupon"
 local stock = require "store.workflows.stock"
 
 local M = {}
@@ -80,7 +81,10 @@ end
 --- Money for an order that was given up meanwhile: sell it after all if the stock is still there, else give it back.
 -- @return string  the order's next status; statements to run are added to `last`. Yields.
 local function revive(tx, order, news, last)
-  if stock.retake(tx, order.id) then return "confirmed" end
+  if stock.retake(tx, order.id) then
+    last[#last + 1] = coupon.take_again(order.id)
+    return "confirmed"
+  end
   last[#last + 1] = { [[
     INSERT INTO jobs (kind, args, unique_key) VALUES ('refund.send', $1, $2)
     ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL

@@ -35,6 +35,17 @@ function M.reserve(lines)
     FROM unnest($1::text[], $2::int[]) AS w (sku, quantity) WHERE v.sku = w.sku AND v.track]], skus, quantities }
 end
 
+--- Statement: gives an order's pieces back.
+function M.release(order_id)
+  return { [[
+    WITH l AS MATERIALIZED (
+      SELECT sku FROM inventory
+      WHERE track AND sku IN (SELECT sku FROM order_items WHERE order_id = $1::uuid) ORDER BY sku FOR UPDATE),
+    w AS (SELECT sku, sum(quantity)::int AS quantity FROM order_items WHERE order_id = $1::uuid GROUP BY sku)
+    UPDATE inventory v SET reserved = greatest(v.reserved - w.quantity, 0)
+    FROM l JOIN w ON w.sku = l.sku WHERE v.sku = l.sku]], order_id }
+end
+
 --- Takes an order's pieces again after they were given back (a payment that came too late).
 -- @return boolean  false when something is sold out; nothing is taken then. Yields.
 function M.retake(tx, order_id)

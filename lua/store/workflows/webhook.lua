@@ -1,10 +1,11 @@
---- Razorpay's webhooks: stored first, applied once, in a second transaction.
+--- Razorpay's webhooks: stored first, applied once, by a job.
 --
--- `store` commits the signed bytes, and only then is the sender told 200. `apply` locks the stored row, so however many
--- copies arrive and however many workers race, one of them applies it. What fails, be it by a bug of ours, is tried
--- again by a timer (`sweep`), later each time, and holds up no other event; what cannot be right (a wrong amount, a
--- payment without one) is parked for a human, with the reason.
+-- `store` commits the signed bytes together with the job that applies them, and only then is the sender told 200. The
+-- job locks the stored row, so however many copies arrive and however often it runs, an event is applied once. What is
+-- not possible yet, and what fails, be it by a bug of ours, is tried again, later each time, and holds up no other
+-- event; what cannot be right (a wrong amount, a payment without one) is parked for a human, with the reason.
 local crypto = require "chowk.crypto"
+local jobs = require "chowk.jobs"
 local json = require "chowk.json"
 local log = require "chowk.log"
 local pg = require "chowk.pg"
@@ -13,6 +14,8 @@ local refund = require "store.workflows.refund"
 local settings = require "store.settings"
 
 local M = {}
+
+M.JOB = "webhook.apply" -- defined in store/jobs.lua
 
 local MAX_ATTEMPTS = 20   -- with the doubling below: about half a day
 
@@ -48,28 +51,37 @@ local YEAR_9999 = 253402300800
 -- PostgreSQL's text and jsonb have no \u0000; the signed bytes keep it.
 local function without_nul(raw) return (raw:gsub("\\u0000", "\\ufffd")) end
 
-local function insert(event_id, event, raw)
+local function insert(tx, event_id, event, raw)
   local payload = without_nul(raw)
   local account, at = event.account_id, event.created_at
-  return pg.exec(STORE, event_id, event.event, is_id(account) and account or pg.null, payload, raw,
+  return tx:exec(STORE, event_id, event.event, is_id(account) and account or pg.null, payload, raw,
     type(at) == "number" and at >= 0 and at < YEAR_9999 and at or pg.null)
 end
 
---- Stores a verified webhook.
--- @param event_id string|nil  X-Razorpay-Event-Id; anything that is not one counts as missing
--- @param event table  the decoded body, `event` being a name   @param raw string
--- @return string|nil          the id to apply, nil if this very event is stored already
--- Yields; returns after the commit. Raises what pg raises.
-function M.store(event_id, event, raw)
+-- → the id under which it was stored, or nil: it is there
+local function store(tx, event_id, event, raw)
   local by_content = "sha256:" .. crypto.hex(crypto.sha256(raw))
   if is_id(event_id) then
-    if insert(event_id, event, raw) == 1 then return event_id end
+    if insert(tx, event_id, event, raw) == 1 then return event_id end
     -- The id is outside the signature: other bytes under a known id are another event, not a duplicate.
-    local same = pg.value("SELECT raw = convert_to($2::text, 'UTF8') FROM webhook_events WHERE event_id = $1",
+    local same = tx:value("SELECT raw = convert_to($2::text, 'UTF8') FROM webhook_events WHERE event_id = $1",
       event_id, raw)
     if same then return nil end
   end
-  return insert(by_content, event, raw) == 1 and by_content or nil
+  return insert(tx, by_content, event, raw) == 1 and by_content or nil
+end
+
+--- Stores a verified webhook, and enqueues what applies it.
+-- @param event_id string|nil  X-Razorpay-Event-Id; anything that is not one counts as missing
+-- @param event table  the decoded body, `event` being a name   @param raw string
+-- @return boolean             false if this very event is stored already
+-- Yields; returns after the commit. Raises what pg raises.
+function M.store(event_id, event, raw)
+  return pg.tx(function(tx)
+    local id = store(tx, event_id, event, raw)
+    if id then tx:commit { jobs.statement(M.JOB, { event_id = id }) } end
+    return id ~= nil
+  end)
 end
 
 -- ---- applying ----------------------------------------------------------------------------------------------
@@ -156,53 +168,63 @@ local function handle(tx, stored)
   return handler(tx, json.decode(without_nul(stored.raw)))
 end
 
+local FIND = [[
+  SELECT event, account_id, convert_from(raw, 'UTF8') AS raw, attempts FROM webhook_events
+  WHERE event_id = $1 AND processed_at IS NULL FOR UPDATE]]
 local DONE = [[
   UPDATE webhook_events SET processed_at = now(), attempts = attempts + 1, last_error = NULL WHERE event_id = $1]]
 local FAILED = [[
   UPDATE webhook_events SET attempts = attempts + 1, last_error = $2,
-    next_attempt_at = CASE WHEN $3::boolean OR attempts + 1 >= $4::int THEN 'infinity'
-                      ELSE now() + least(power(2, attempts), 3600) * interval '1 second' END
+    next_attempt_at = CASE WHEN $3::boolean THEN 'infinity' ELSE now() + $4::float8 * interval '1 second' END
   WHERE event_id = $1 AND processed_at IS NULL]]
 
---- Applies a stored webhook, unless it has been applied or somebody is at it.
--- @return boolean  whether this call applied it. Yields. Raises what pg raises; the timer tries again.
-function M.apply(event_id)
-  local parked
-  local applied = pg.tx(function(tx)
-    local stored = tx:one([[
-      SELECT event, account_id, convert_from(raw, 'UTF8') AS raw FROM webhook_events
-      WHERE event_id = $1 AND processed_at IS NULL FOR UPDATE SKIP LOCKED]], event_id)
-    if not stored then return false end
-    local last, reason, hopeless = handle(tx, stored)
-    if last then
-      last[#last + 1] = { DONE, event_id }
-      tx:commit(last)
-      return true
-    end
-    parked = hopeless and reason
-    tx:commit { { FAILED, event_id, reason, hopeless or false, MAX_ATTEMPTS } }
-    return false
-  end, { lock_timeout = "50ms" })   -- the sender is waiting: rather later, by the timer
-  if parked then log.error("webhook parked", { event_id = event_id, reason = parked }) end
-  return applied
+local function delay_after(attempts) return math.min(2 ^ attempts, 3600) end
+
+--- @return nil: applied, or there was nothing to apply; or a reason, and seconds until the next try (nil: never)
+local function decide(tx, event_id)
+  local stored = tx:one(FIND, event_id)
+  if not stored then return nil end
+  local last, reason, hopeless = handle(tx, stored)
+  if last then
+    last[#last + 1] = { DONE, event_id }
+    tx:commit(last)
+    return nil
+  end
+  local delay = not hopeless and stored.attempts + 1 < MAX_ATTEMPTS and delay_after(stored.attempts) or nil
+  tx:commit { { FAILED, event_id, reason, delay == nil, delay or 0 } }
+  return reason, delay
 end
 
---- apply, with every failure recorded instead of raised: for callers that have nobody to tell. A bug is recorded, too:
--- an event that trips over one must not keep the others waiting behind it. Only cancel and deadline pass through.
-function M.try_apply(event_id)
-  local ok, err = pcall(M.apply, event_id)
-  if ok then return end
-  local reason = tostring(err)
-  log.error("webhook not applied", { event_id = event_id, error = reason })
-  try(pg.exec, FAILED, event_id, reason, false, MAX_ATTEMPTS)
+-- A bug or an outage: the job comes back; the event shows it as well, as far as that is possible.
+local function note_failure(event_id, err, is_last)
+  try(pg.exec, FAILED, event_id, tostring(err), is_last, 60)
 end
 
---- Applies what was left over: by a crash, a lock, an order that was not there yet. Every worker may run it.
+--- Applies a stored webhook, unless it has been applied. For the job.
+-- @param is_last boolean  the job will not come back if this raises
+-- @return number|nil  seconds after which to try again
+-- Yields. Raises what handling raises, once it is noted.
+function M.apply(event_id, is_last)
+  local ok, reason, delay = pcall(pg.tx, function(tx) return decide(tx, event_id) end)
+  if not ok then
+    note_failure(event_id, reason, is_last)
+    error(reason, 0)
+  end
+  if reason and not delay then log.error("webhook parked", { event_id = event_id, reason = reason }) end
+  return delay
+end
+
+--- Enqueues what is due and has no job. @return integer  how many. Yields.
 function M.sweep()
+  local n = 0
   local due = pg.query([[
-    SELECT event_id FROM webhook_events WHERE processed_at IS NULL AND next_attempt_at <= now()
-    ORDER BY next_attempt_at LIMIT 100]])
-  for _, row in ipairs(due) do M.try_apply(row.event_id) end
+    SELECT event_id FROM webhook_events
+    WHERE processed_at IS NULL AND next_attempt_at <= now() - interval '1 minute'
+    ORDER BY next_attempt_at LIMIT 1000]])
+  for _, row in ipairs(due) do
+    if jobs.enqueue(M.JOB, { event_id = row.event_id }) then n = n + 1 end
+  end
+  return n
 end
 
 return M

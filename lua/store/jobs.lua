@@ -1,0 +1,47 @@
+--- What the shop does while nobody waits. Every job here may run twice: each looks under a lock at what is still to do.
+local jobs = require "chowk.jobs"
+local log = require "chowk.log"
+local pg = require "chowk.pg"
+local expire = require "store.workflows.expire"
+local webhook = require "store.workflows.webhook"
+
+local IST = "Asia/Kolkata"
+
+-- A webhook's own record says when it is tried again; what raises is a bug or an outage, and comes back by these steps.
+jobs.define(webhook.JOB, {
+  priority = 1, unique = true, timeout = "30s", retries = 19,
+  backoff = { "1s", "2s", "4s", "8s", "15s", "30s", "1m", "2m", "5m", "10m", "30m", "1h" },
+}, function(args, job)
+  local delay = webhook.apply(args.event_id, job.attempt == job.max_attempts)
+  if delay then return job:again(delay) end
+end)
+
+-- Stored webhooks have their job from the same commit. This finds those whose job is gone: discarded, or lost in a
+-- restored backup.
+jobs.define("webhook.sweep", { unique = true }, function()
+  local n = webhook.sweep()
+  if n > 0 then log.warn("webhooks without a job were enqueued again", { n = n }) end
+end)
+jobs.cron("*/5 * * * *", IST, "webhook.sweep")
+
+jobs.define("order.expire", { unique = true, concurrency = 1 }, function()
+  local n = expire.run()
+  if n > 0 then log.info("unpaid orders expired", { n = n }) end
+end)
+jobs.cron("* * * * *", IST, "order.expire")
+
+local REAP = [[
+  WITH old AS MATERIALIZED (
+    SELECT scope, key FROM idempotency_keys
+    WHERE expires_at < now() AND coalesce(locked_until, '-infinity') < now() LIMIT 1000 FOR UPDATE SKIP LOCKED)
+  DELETE FROM idempotency_keys k USING old WHERE k.scope = old.scope AND k.key = old.key]]
+
+jobs.define("idempotency.reap", { unique = true, priority = 4 }, function()
+  local n = 0
+  repeat
+    local deleted = pg.exec(REAP)
+    n = n + deleted
+  until deleted < 1000
+  if n > 0 then log.info("expired idempotency keys deleted", { n = n }) end
+end)
+jobs.cron("17 * * * *", IST, "idempotency.reap")

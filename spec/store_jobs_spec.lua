@@ -1,0 +1,97 @@
+-- What the shop does by the clock: unpaid orders give back what they hold, old keys go.
+local server = require "spec.support.server"
+local shop = require "spec.support.shop"
+
+local BOTTLE = "WBPLAIN-500"
+
+describe("an unpaid order", function()
+  local s
+  setup(function() s = shop.start(server) end)
+  teardown(function() s:stop() end)
+
+  -- Runs a job as its timetable does, and waits for its end.
+  local function run(kind)
+    local before = #s:sql("SELECT 1 FROM jobs WHERE kind = '" .. kind .. "' AND state = 'completed'")
+    s:exec("INSERT INTO jobs (kind) VALUES ('" .. kind .. "'); NOTIFY chowk_jobs, 'default'")
+    server.eventually(kind, function()
+      return #s:sql("SELECT 1 FROM jobs WHERE kind = '" .. kind .. "' AND state = 'completed'") > before
+    end)
+  end
+  local function place(coupon)
+    s:exec("UPDATE inventory SET on_hand = 9, reserved = 0 WHERE sku = '" .. BOTTLE .. "'")
+    return shop.place(s, { [BOTTLE] = 4 }, { coupon = coupon })
+  end
+  local function change(order, what)
+    s:exec("UPDATE orders SET " .. what .. " WHERE order_number = '" .. order.number .. "'")
+  end
+  local function reserved() return s:sql("SELECT reserved AS n FROM inventory WHERE sku = '" .. BOTTLE .. "'")[1].n end
+  local function used(code) return s:sql("SELECT used AS n FROM coupons WHERE code = '" .. code .. "'")[1].n end
+  local function pay(order)
+    shop.webhook(s, shop.payment_event("payment.captured", order, shop.payment_id()))
+  end
+
+  it("gives back its stock and its coupon when its time is over", function()
+    local order = place "FLAT100"
+    assert.same({ 4, 1 }, { reserved(), used "FLAT100" })
+    local other = shop.place(s, { [BOTTLE] = 1 })
+    run "order.expire"
+    assert.equal("pending/unpaid", shop.state(s, order))   -- its time is not over
+    change(order, "expires_at = now() - interval '1 second'")
+    run "order.expire"
+    assert.equal("expired/unpaid", shop.state(s, order))
+    assert.equal("pending/unpaid", shop.state(s, other))
+    assert.same({ 1, 0 }, { reserved(), used "FLAT100" })
+    assert.equal("order_placed order_expired", shop.events(s, order))
+    run "order.expire"                                     -- again changes nothing
+    assert.same({ 1, 0 }, { reserved(), used "FLAT100" })
+    pay(order)                                             -- and comes back when it is paid all the same
+    server.eventually("sold after all", function() return shop.state(s, order) == "confirmed/paid" end)
+    assert.same({ 5, 1 }, { reserved(), used "FLAT100" })
+  end)
+
+  it("keeps them while its payment may still come", function()
+    local failed, authorized, paid = place(), place(), place()
+    for _, order in ipairs { failed, authorized, paid } do change(order, "expires_at = now() - interval '1 minute'") end
+    change(failed, "payment_status = 'failed'")
+    change(authorized, "payment_status = 'authorized'")
+    pay(paid)
+    server.eventually("paid", function() return shop.state(s, paid) == "confirmed/paid" end)
+    run "order.expire"
+    assert.same({ "pending/failed", "pending/authorized", "confirmed/paid" },
+      { shop.state(s, failed), shop.state(s, authorized), shop.state(s, paid) })
+    change(failed, "updated_at = now() - interval '21 minutes'")
+    run "order.expire"
+    assert.equal("expired/failed", shop.state(s, failed))
+  end)
+
+  it("is left alone by who cannot lock it", function()
+    local order = place()
+    change(order, "expires_at = now() - interval '1 minute'")
+    local psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
+    psql:write("BEGIN; SELECT 1 FROM orders WHERE order_number = '" .. order.number .. "' FOR UPDATE;\n",
+      "SELECT pg_advisory_lock(7);\n")
+    psql:flush()
+    server.eventually("its lock", function()
+      return #s:sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND granted") > 0
+    end)
+    run "order.expire"
+    assert.equal("pending/unpaid", shop.state(s, order))
+    psql:write("ROLLBACK;\n")
+    psql:close()
+    run "order.expire"
+    assert.equal("expired/unpaid", shop.state(s, order))
+  end)
+
+  it("and others leave keys behind, which go when they have expired", function()
+    place()
+    assert.truthy(#s:sql("SELECT 1 FROM idempotency_keys") > 0)
+    run "idempotency.reap"
+    local before = #s:sql("SELECT 1 FROM idempotency_keys")
+    assert.truthy(before > 0)
+    s:exec("UPDATE idempotency_keys SET expires_at = now() - interval '1 second'")
+    s:exec("UPDATE idempotency_keys SET locked_until = now() + interval '1 hour' WHERE ctid IN"
+      .. " (SELECT ctid FROM idempotency_keys LIMIT 1)")   -- somebody is at this one
+    run "idempotency.reap"
+    assert.equal(1, #s:sql("SELECT 1 FROM idempotency_keys"))
+  end)
+end)
