@@ -3,16 +3,24 @@
 #include <signal.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t n_signals;
+static volatile sig_atomic_t n_signals, has_terminal;
+
+bool early_stop_is_hangup(void)
+{
+    return has_terminal && tcgetpgrp(STDIN_FILENO) < 0;
+}
 
 static void on_signal(int signum)
 {
+    if (signum == SIGHUP && !early_stop_is_hangup())
+        return;
     if (n_signals++ > 0)
         _exit(128 + signum);
 }
 
 void early_stop_catch(void)
 {
+    has_terminal = isatty(STDIN_FILENO);
     static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);

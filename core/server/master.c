@@ -41,7 +41,6 @@ struct master {
     struct ops_stop *ops_stop;
     struct ops_cache *ops_cache;
     struct master_reload *reload;
-    bool has_terminal;
     struct scoreboard *board;
     struct reload_state *reload_state;
     struct status_board *status;
@@ -123,11 +122,10 @@ static void on_stop(void *data, int signum)
     stop(data, strsignal(signum), false);
 }
 
-/* A terminal that closes says HUP as well: then nobody is there any more to reload for. */
 static void on_hup(void *data, int signum)
 {
     struct master *master = data;
-    if (master->has_terminal && tcgetpgrp(STDIN_FILENO) < 0)
+    if (early_stop_is_hangup())
         stop(master, strsignal(signum), false);
     else
         master_reload_hup(master->reload);
@@ -244,7 +242,6 @@ static enum status open_master(struct master *master, struct err *err)
         return ERR;
     if (open_reload(master, err) != OK)
         return ERR;
-    master->has_terminal = isatty(STDIN_FILENO);
     for (size_t i = 0; i < ARRAY_LEN(watched); i++)
         master->watches[i] = signal_watch_new(master->loop, watched[i].signum, watched[i].fn, master);
     return OK;

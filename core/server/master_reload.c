@@ -22,7 +22,6 @@ struct master_reload {
     struct reload *reload;
     struct checker *checker; /* NULL: no check runs */
     struct tree_watch *watch;
-    bool is_up, has_early_save;
 };
 
 /* ---- what reload.c wants done --------------------------------------------------------------------------------- */
@@ -97,15 +96,9 @@ static void on_answer(void *data, const struct reload_result *result)
 
 static void on_ops_reload(void *data, struct ops_call *call)
 {
-    struct master_reload *reload = data;
-    struct err err = {0};
+    const struct master_reload *reload = data;
     enum reload_kind kind = ops_has_arg(call, "--rollback") ? RELOAD_ROLLBACK : RELOAD_FROM_DISK;
-    if (reload->is_up) {
-        reload_begin(reload->reload, kind, on_answer, call);
-        return;
-    }
-    (void)err_set(&err, ERR_UNAVAILABLE, "the server is still starting");
-    ops_fail(call, &err);
+    reload_begin(reload->reload, kind, on_answer, call);
 }
 
 /* The log has said all there is to say. */
@@ -113,19 +106,13 @@ static void on_done(void *data UNUSED, const struct reload_result *result UNUSED
 
 void master_reload_hup(struct master_reload *reload)
 {
-    if (reload->is_up)
-        reload_begin(reload->reload, RELOAD_FROM_DISK, on_done, NULL);
-    else
-        log_warn("HUP: nothing to reload, the server is still starting");
+    reload_begin(reload->reload, RELOAD_FROM_DISK, on_done, NULL);
 }
 
 static void on_save(void *data)
 {
-    struct master_reload *reload = data;
-    if (reload->is_up)
-        reload_begin(reload->reload, RELOAD_ON_SAVE, on_done, NULL);
-    else
-        reload->has_early_save = true;
+    const struct master_reload *reload = data;
+    reload_begin(reload->reload, RELOAD_ON_SAVE, on_done, NULL);
 }
 
 static void on_conf(void *data UNUSED)
@@ -164,9 +151,7 @@ void master_reload_reap(struct master_reload *reload)
 
 void master_reload_up(struct master_reload *reload)
 {
-    reload->is_up = true;
-    if (reload->has_early_save)
-        on_save(reload);
+    reload_up(reload->reload);
 }
 
 void master_reload_stop(struct master_reload *reload)

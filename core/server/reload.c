@@ -1,6 +1,6 @@
 /* See reload.h.
  *
- *   IDLE → CHECKING → VOTING → IDLE         a rollback starts with VOTING: its bundle has served before
+ *   STARTING → IDLE → CHECKING → VOTING → IDLE …    a rollback starts with VOTING: its bundle has served before
  *
  * Only `enter` changes the state. Numbers are never used twice, so a vote or an abort that comes late says which
  * attempt it means. The commit itself is one store, in reload_state_commit; all before it can be dropped, all after it
@@ -19,7 +19,7 @@
 
 #define RELOAD_MAGIC 0x4e10ad02u
 
-enum state { IDLE, CHECKING, VOTING };
+enum state { STARTING, IDLE, CHECKING, VOTING };
 
 struct code {
     int fd; /* -1: none */
@@ -312,9 +312,9 @@ static const char *refusal(const struct reload *reload, enum reload_kind kind)
         return "too many reloads are asked for: one is in progress";
     if (kind != RELOAD_ROLLBACK)
         return NULL;
-    if (reload->state != IDLE)
-        return "a reload is in progress: roll back when it is over";
-    return reload->n_history == 0 ? "there is no earlier code to return to" : NULL;
+    if (reload->n_history == 0)
+        return "there is no earlier code to return to";
+    return reload->state != IDLE ? "a reload is in progress: roll back when it is over" : NULL;
 }
 
 void reload_begin(struct reload *reload, enum reload_kind kind, reload_fn done, void *data)
@@ -331,6 +331,15 @@ void reload_begin(struct reload *reload, enum reload_kind kind, reload_fn done, 
     list_push(&reload->waiting, &asker->node);
     reload->n_askers++;
     if (reload->state == IDLE)
+        start(reload);
+}
+
+void reload_up(struct reload *reload)
+{
+    CHECK_OBJ(reload, RELOAD_MAGIC);
+    CHECK(reload->state == STARTING);
+    enter(reload, IDLE);
+    if (!list_is_empty(&reload->waiting))
         start(reload);
 }
 
@@ -383,14 +392,4 @@ void reload_free(struct reload *reload)
     free(reload->voters);
     reload->magic = 0;
     free(reload);
-}
-
-bool reload_is_idle(const struct reload *reload)
-{
-    return reload->state == IDLE;
-}
-
-uint32_t reload_number(const struct reload *reload)
-{
-    return reload->number;
 }

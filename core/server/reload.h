@@ -30,9 +30,11 @@ struct reload_opts { /* borrowed for the life, like all here */
 
 struct reload;
 
-/* `bundle_fd` (taken) is what the first processes run, as generation 1. */
+/* `bundle_fd` (taken) is what the first processes run, as generation 1. Until reload_up, who asks waits. */
 struct reload *reload_new(const struct reload_opts *opts, int bundle_fd, const char *hash);
 void reload_free(struct reload *reload); /* after reload_stop, or when nobody asks */
+
+void reload_up(struct reload *reload); /* every process has been ready */
 
 enum reload_kind {
     RELOAD_FROM_DISK,
@@ -50,7 +52,7 @@ struct reload_result {
 };
 typedef void (*reload_fn)(void *data, const struct reload_result *result);
 
-/* `done` is called exactly once, in a later turn or, when refused, at once. */
+/* `done` is called exactly once: later, or at once when refused. */
 void reload_begin(struct reload *reload, enum reload_kind kind, reload_fn done, void *data);
 /* The server stops: what is under way is dropped, everybody is refused from now on. */
 void reload_stop(struct reload *reload);
@@ -67,6 +69,3 @@ void reload_checked(struct reload *reload, const struct reload_checked *result);
 void reload_on_ready(struct reload *reload, unsigned slot);
 void reload_on_gone(struct reload *reload, unsigned slot);
 void reload_on_vote(struct reload *reload, unsigned slot, uint32_t number, const char *refusal /* NULL: yes */);
-
-bool reload_is_idle(const struct reload *reload);
-uint32_t reload_number(const struct reload *reload);
