@@ -5,7 +5,9 @@
  * that started the call. end() and the completion it defers are the only way out of a call that was not cancelled. */
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "base/metrics.h"
 #include "data/http_client_priv.h"
 
 static void on_task(struct loop_task *task);
@@ -100,6 +102,7 @@ void http_client_op_fail(struct http_client_op *op, const struct err *err)
 static void complete(struct http_client_op *op)
 {
     bool is_ok = op->err.code == ERR_NONE;
+    metrics_observe(METRIC_HISTOGRAM_HTTP_CALL, clock_us() - op->started_us);
     leave_host(op);
     op->state = CLIENT_OP_DONE;
     op->answer.body = buf_as_slice(&op->in);
@@ -112,6 +115,7 @@ static void arm(struct http_client_op *op);
 static void start_streaming(struct http_client_op *op)
 {
     op->state = CLIENT_OP_STREAMING;
+    metrics_observe(METRIC_HISTOGRAM_HTTP_CALL, clock_us() - op->started_us);
     if (op->is_over)
         leave_host(op);
     else
@@ -372,6 +376,7 @@ struct http_client_op *http_client_start(struct http_client *client, const struc
                                   .is_stream = call->is_stream,
                                   .max_redirects = call->redirects,
                                   .timeout_ms = call->timeout_ms,
+                                  .started_us = clock_us(),
                                   .max_body = call->max_body,
                                   .done = call->done,
                                   .data = call->data};

@@ -82,6 +82,7 @@ struct http_client_op {
     bool has_body, is_stream, is_probe, has_place, was_sent;
     unsigned max_redirects, n_redirects;
     uint32_t timeout_ms;
+    uint64_t started_us;
     size_t max_body;
     http_client_done_fn done;
     void *data;

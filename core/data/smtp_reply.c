@@ -10,30 +10,29 @@ void smtp_reply_start(struct smtp_reply *reply, struct smtp_features *hello)
         *hello = (struct smtp_features){0};
 }
 
-static bool is_word(struct slice *rest, struct slice word)
+/* Old servers write AUTH=PLAIN. */
+static struct slice take_word(struct slice *rest)
 {
     size_t len = 0;
-    while (len < rest->len && rest->ptr[len] != ' ' && rest->ptr[len] != '=') /* old servers write AUTH=PLAIN */
+    *rest = slice_trim(*rest);
+    while (len < rest->len && rest->ptr[len] != ' ' && rest->ptr[len] != '=')
         len++;
-    bool is_it = slice_ieq(slice_of(rest->ptr, len), word);
-    if (is_it)
-        *rest = slice_trim(slice_of(rest->ptr + len, rest->len - len));
-    return is_it;
+    struct slice word = slice_of(rest->ptr, len);
+    size_t taken = len < rest->len ? len + 1 : len;
+    *rest = slice_of(rest->ptr + taken, rest->len - taken);
+    return word;
 }
 
 static void take_feature(struct smtp_features *features, struct slice line)
 {
-    if (is_word(&line, SLICE("STARTTLS")))
-        features->has_starttls = true;
-    if (!is_word(&line, SLICE("AUTH")))
+    struct slice word = take_word(&line);
+    features->has_starttls |= slice_ieq(word, SLICE("STARTTLS"));
+    if (!slice_ieq(word, SLICE("AUTH")))
         return;
     while (line.len > 0) {
-        features->has_plain |= is_word(&line, SLICE("PLAIN"));
-        features->has_login |= is_word(&line, SLICE("LOGIN"));
-        const char *blank = memchr(line.ptr, ' ', line.len);
-        if (!blank)
-            return;
-        line = slice_trim(slice_of(blank, line.len - (size_t)(blank - line.ptr)));
+        word = take_word(&line);
+        features->has_plain |= slice_ieq(word, SLICE("PLAIN"));
+        features->has_login |= slice_ieq(word, SLICE("LOGIN"));
     }
 }
 

@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#include "data/http_client.h"
+#include "data/mail.h"
 #include "data/pg.h"
 #include "data/redis.h"
 #include "net/timer.h"
@@ -57,6 +59,28 @@ static void look_at_seq(const struct host *host)
     metrics_sample(METRIC_SEQ_DROPPED, stats.n_dropped);
 }
 
+static void look_at_outbound(const struct outbound *outbound)
+{
+    struct http_client_stats calls;
+    struct mail_stats mails;
+    if (outbound->http) {
+        http_client_stats(outbound->http, &calls);
+        metrics_set(METRIC_CLIENT_ACTIVE, calls.active);
+        metrics_set(METRIC_CLIENT_WAITING, calls.waiting);
+        metrics_set(METRIC_CLIENT_OPEN, calls.open_breakers);
+        metrics_sample(METRIC_CLIENT_CALLS, calls.calls);
+        metrics_sample(METRIC_CLIENT_FAILURES, calls.failures);
+        metrics_sample(METRIC_CLIENT_TIMEOUTS, calls.timeouts);
+        metrics_sample(METRIC_CLIENT_REFUSED, calls.refused);
+    }
+    if (outbound->mail) {
+        mail_stats(outbound->mail, &mails);
+        metrics_set(METRIC_MAIL_WAITING, mails.waiting);
+        metrics_sample(METRIC_MAIL_SENT, mails.sent);
+        metrics_sample(METRIC_MAIL_FAILED, mails.failed);
+    }
+}
+
 static void look_at_lua(const struct host *host)
 {
     if (!host->vm)
@@ -82,6 +106,7 @@ static void look(struct worker_metrics *metrics)
     look_at_pg(metrics->host);
     look_at_redis(metrics->host);
     look_at_seq(metrics->host);
+    look_at_outbound(&metrics->host->outbound);
     look_at_lua(metrics->host);
     look_at_http(metrics);
 }
