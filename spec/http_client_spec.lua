@@ -1,6 +1,8 @@
 -- chowk.http against a service that misbehaves (tests/fault/upstream.lua) and chowk itself. Addresses, TLS and names:
 -- http_client_net_spec.lua.
 local app = require "spec.support.caller"
+local exposition = require "spec.support.exposition"
+local http = require "spec.support.http"
 local server = require "spec.support.server"
 local upstream = require "spec.support.upstream"
 
@@ -237,6 +239,20 @@ describe("chowk.http", function()
       assert.equal(0, few:get("/stats").json.open_breakers)
       few:stop()
     end)
+  end)
+
+  it("is counted", function()
+    local port = server.free_port()
+    local few = server.start { app = app, env = { CHOWK_ADMIN_LISTEN = "127.0.0.1:" .. port } }
+    call("get", up:url("/echo"), nil, few)
+    fails("unavailable", "get", up:url("/drop"), nil, few)
+    server.eventually("metrics of calls out", function()
+      local now = exposition.parse(http.request("127.0.0.1", port, "GET", "/metrics").body)
+      return exposition.value(now, "http_client_calls_total") == 2
+        and exposition.value(now, "http_client_failures_total") == 1
+        and exposition.value(now, "http_client_duration_seconds_count", nil, "http_client_duration_seconds") == 2
+    end)
+    few:stop()
   end)
 
   describe("a stream", function()
