@@ -79,6 +79,10 @@ return {
                              -- checkout signature is valid
   },
 
+  admin = {
+    -- listen = "127.0.0.1:9180",   -- /metrics, /status, /healthz, /readyz; read-only. "off", or "unix:var/run/admin.sock"
+  },
+
   -- The shop's own settings, read in lua/store/settings.lua. "" means: not set.
   settings = {
     shop = {

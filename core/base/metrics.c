@@ -17,7 +17,11 @@
 #include "base/metrics_priv.h"
 #include "base/shm.h"
 
-enum { LAYOUT_VERSION = 1, PRIVATE_SERIES = 64 };
+enum {
+    LAYOUT_VERSION = 1,
+    PRIVATE_SERIES = 64,
+    RESERVED_SERIES = 9, /* "other", and METRICS_UNROUTED by method */
+};
 #define LAYOUT_MAGIC 0x3e72c501u
 
 /* FACTS 8.2. */
@@ -85,12 +89,10 @@ static struct metrics_slot *slot_of(struct metrics_body *in, unsigned index)
     return (struct metrics_slot *)(void *)(in->slots + index * metrics_slot_size(in->max_series));
 }
 
-enum { RESERVED = 16 }; /* series that are no route: "other", and "none" by method */
-
 int metrics_segment_create(unsigned n_processes, unsigned max_routes, struct err *err)
 {
     struct shm_segment segment;
-    uint32_t n_slots = 2 * n_processes, max_series = max_routes + RESERVED;
+    uint32_t n_slots = 2 * n_processes, max_series = max_routes + RESERVED_SERIES;
     struct shm_layout layout = layout_of(n_slots, max_series);
     int fd = shm_create(&layout, err);
     if (fd < 0)
@@ -109,6 +111,11 @@ int metrics_segment_create(unsigned n_processes, unsigned max_routes, struct err
     }
     shm_detach(&segment);
     return fd;
+}
+
+bool metrics_segment_fits(int fd, unsigned n_processes, unsigned max_routes)
+{
+    return shm_size(fd) == layout_of(2 * n_processes, max_routes + RESERVED_SERIES).size;
 }
 
 bool metrics_is_alive(const struct metrics_slot *slot)
@@ -296,8 +303,11 @@ unsigned metrics_route(const char *method, const char *pattern)
     for (uint32_t i = 1; i < n; i++)
         if (strcmp(slot->series[i].method, method) == 0 && strcmp(slot->series[i].pattern, name) == 0)
             return i;
-    bool is_route = strcmp(pattern, "none") != 0;
-    if (n >= own.max_series - (is_route ? RESERVED : 0))
+    bool is_unrouted = strcmp(pattern, METRICS_UNROUTED) == 0; /* there is always room for these */
+    uint32_t n_routes = 0;
+    for (uint32_t i = 1; i < n; i++)
+        n_routes += strcmp(slot->series[i].pattern, METRICS_UNROUTED) != 0;
+    if (n >= own.max_series || (!is_unrouted && n_routes >= own.max_series - RESERVED_SERIES))
         return 0;
     snprintf(slot->series[n].method, METRICS_METHOD_MAX, "%s", method);
     memcpy(slot->series[n].pattern, name, sizeof(name));

@@ -33,7 +33,8 @@ enum metric_histogram {
 
 /* For n_processes at once and as many again, which an upgrade starts beside them. Returns owned memfd, or -1. */
 int metrics_segment_create(unsigned n_processes, unsigned max_routes, struct err *err) MUST_CHECK;
-#define METRICS_MASTER "master" /* the name of the one that has no Lua */
+bool metrics_segment_fits(int fd, unsigned n_processes, unsigned max_routes); /* it was made so */
+#define METRICS_MASTER "master"                                               /* the name of the one that has no Lua */
 /* Claims a slot, preferring the one that a process of that name had ("worker 0"). What was counted before is counted
  * in. ERR: the segment is another version's, or full; counting goes on in private memory. fd: borrowed for the call. */
 enum status metrics_open(int fd, const char *name, struct err *err) MUST_CHECK;
@@ -58,6 +59,7 @@ void metrics_label(struct buf *out, const char *name, struct slice value);
 
 /* Requests by route template. A route's number, for the process's life; beyond metrics.max_routes all are 0, "other".
  * May be called on another thread than the counting one, by one at a time. */
+#define METRICS_UNROUTED "none" /* the pattern of what has no route */
 unsigned metrics_route(const char *method, const char *pattern);
 void metrics_request(unsigned route, int status, uint64_t us);
 

@@ -78,6 +78,7 @@ static void on_up(void *data)
     if (master->n_stops > 0)
         return;
     master_reload_up(master->reload);
+    status_set_up(master->status);
     master->opts->on_ready(master->opts->data, master->url);
 }
 

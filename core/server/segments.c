@@ -48,6 +48,12 @@ static int create_metrics(const struct config *config, struct err *err)
     return metrics_segment_create(config_workers(config) + config_job_workers(config) + 1, max_routes, err);
 }
 
+static bool does_metrics_fit(const struct config *config, int fd)
+{
+    unsigned max_routes = (unsigned)config_number(config, CONFIG_METRICS_MAX_ROUTES);
+    return metrics_segment_fits(fd, config_workers(config) + config_job_workers(config) + 1, max_routes);
+}
+
 struct row {
     int (*create)(const struct config *config, struct err *err); /* owned memfd, or -1 */
     bool is_handed_on; /* an upgrade's new workers share it with the old ones, which still run */
@@ -57,7 +63,7 @@ struct row {
 static const struct row rows[N_SEGMENTS] = {
     [SEGMENT_SEQ] = {create_seq, true, NULL},        [SEGMENT_SCOREBOARD] = {create_scoreboard, false, NULL},
     [SEGMENT_LIMIT] = {create_limit, true, NULL},    [SEGMENT_CACHE] = {create_cache, true, does_cache_fit},
-    [SEGMENT_RELOAD] = {create_reload, false, NULL}, [SEGMENT_METRICS] = {create_metrics, false, NULL},
+    [SEGMENT_RELOAD] = {create_reload, false, NULL}, [SEGMENT_METRICS] = {create_metrics, true, does_metrics_fit},
 };
 
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)

@@ -25,7 +25,7 @@ struct status_board {
     struct timer timer;
     int64_t started_wall_ms;
     uint64_t started_ms;
-    bool is_stopping;
+    bool is_up, is_stopping;
     unsigned n_slots, next;
     struct snapshot snapshots[SNAPSHOTS];
 };
@@ -78,6 +78,11 @@ static struct status_rate rate_of(const struct metrics_latency *latency, uint64_
 
 /* ---- what the master tells ----------------------------------------------------------------------------------- */
 
+void status_set_up(struct status_board *board)
+{
+    board->is_up = true;
+}
+
 void status_set_stopping(struct status_board *board)
 {
     board->is_stopping = true;
@@ -85,25 +90,25 @@ void status_set_stopping(struct status_board *board)
 
 /* ---- collecting ---------------------------------------------------------------------------------------------- */
 
+/* Workers; the processes numbered after them run jobs. */
 static unsigned count_serving(const struct status_board *board)
 {
-    unsigned n = 0;
+    unsigned n = 0, n_workers = config_workers(board->opts.config);
     struct scoreboard_view view;
     for (unsigned i = 0; i < board->opts.board->n_slots; i++)
-        n += scoreboard_read(board->opts.board, i, &view) && view.state == SCOREBOARD_SERVING;
+        n +=
+            scoreboard_read(board->opts.board, i, &view) && view.state == SCOREBOARD_SERVING && view.worker < n_workers;
     return n;
 }
 
 bool status_is_ready(const struct status_board *board)
 {
-    if (board->is_stopping || !board->opts.board || board->opts.board->n_failed > 0)
-        return false;
-    return count_serving(board) >= config_workers(board->opts.config);
+    return board->is_up && !board->is_stopping && board->opts.board->n_failed == 0 && count_serving(board) > 0;
 }
 
 static bool find_view(const struct scoreboard *board, int pid, struct scoreboard_view *out)
 {
-    for (unsigned i = 0; board && i < board->n_slots; i++)
+    for (unsigned i = 0; i < board->n_slots; i++)
         if (scoreboard_read(board, i, out) && out->pid == (uint32_t)pid)
             return true;
     return false;
@@ -166,23 +171,6 @@ static void fill_rate(struct status_board *board, struct status_report *out)
         out->rate = rate_of(&latency, then->ms);
 }
 
-static void fill_reloads(const struct status_board *board, struct status_report *out)
-{
-    struct reload_view view;
-    out->generation_age_ms = -1;
-    if (!board->opts.reload || reload_state_read(board->opts.reload, &view) != OK)
-        return;
-    out->generation = view.number;
-    snprintf(out->hash, sizeof(out->hash), "%s", view.hash);
-    out->generation_age_ms = clock_wall_ms() - view.committed_wall_ms;
-    metrics_sample(METRIC_RELOADS_OK, view.n_ok);
-    metrics_sample(METRIC_RELOADS_FAILED, view.n_failed);
-    if (!view.is_last_failed)
-        return;
-    snprintf(out->last_error, sizeof(out->last_error), "%.*s", (int)sizeof(out->last_error) - 1, view.error);
-    out->last_error_age_ms = clock_wall_ms() - view.error_wall_ms;
-}
-
 void status_collect(struct status_board *board, struct status_report *out)
 {
     struct metrics_process processes[STATUS_PROCESSES_MAX];
@@ -198,11 +186,11 @@ void status_collect(struct status_board *board, struct status_report *out)
     out->uptime_ms = (int64_t)(now_ms - board->started_ms);
     out->is_stopping = board->is_stopping;
     out->is_ready = status_is_ready(board);
-    fill_reloads(board, out);
+    if (reload_state_read(board->opts.reload, &out->reload) != OK)
+        out->reload = (struct reload_view){0};
     out->has_pg = config_is_set(config, CONFIG_PG_URL);
     out->has_redis = config_is_set(config, CONFIG_REDIS_URL);
-    if (board->opts.board)
-        scoreboard_sum(board->opts.board, &out->totals);
+    scoreboard_sum(board->opts.board, &out->totals);
     fill_rate(board, out);
     size_t n = metrics_processes(processes, ARRAY_LEN(processes));
     for (size_t i = 0; i < n; i++)

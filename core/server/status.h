@@ -10,21 +10,20 @@
 #include "server/scoreboard.h"
 
 struct status_opts {
-    struct loop *loop;                 /* samples rates, once a second */
-    const struct config *config;       /* borrowed for its life, like the rest */
-    const struct scoreboard *board;    /* NULL: none */
-    const struct reload_state *reload; /* the committed generation, and how reloads went */
-    const char *url;                   /* where it serves; borrowed */
+    struct loop *loop;           /* samples rates, once a second */
+    const struct config *config; /* borrowed for its life, like the rest */
+    const struct scoreboard *board;
+    const struct reload_state *reload;
+    const char *url; /* where it serves; borrowed */
 };
 
 struct status_board;
 struct status_board *status_board_new(const struct status_opts *opts); /* returns owned */
 void status_board_free(struct status_board *board);
 
-/* What the master tells it. */
+void status_set_up(struct status_board *board); /* every worker has been ready once */
 void status_set_stopping(struct status_board *board);
-
-/* Every worker serves, none has been given up, and no stop has begun. */
+/* The start is over, a worker serves, none has been given up, and no stop has begun. */
 bool status_is_ready(const struct status_board *board);
 
 /* ---- collected ----------------------------------------------------------------------------------------------- */
@@ -54,11 +53,7 @@ struct status_report {
     int pid;
     int64_t started_wall_ms, uptime_ms;
     bool is_ready, is_stopping;
-    uint32_t generation;
-    char hash[SCOREBOARD_HASH];
-    int64_t generation_age_ms; /* -1: unknown */
-    char last_error[512];      /* of a reload; "" = the last one was fine, or there was none */
-    int64_t last_error_age_ms;
+    struct reload_view reload;
     uint64_t requests;
     struct status_rate rate;
     struct scoreboard_totals totals;

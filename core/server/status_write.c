@@ -77,23 +77,24 @@ static void json_process(struct buf *out, const struct status_process *process)
     buf_byte(out, '}');
 }
 
-static void json_generation(struct buf *out, const struct status_report *status)
+static int64_t age_ms(int64_t wall_ms)
+{
+    return wall_ms ? clock_wall_ms() - wall_ms : 0;
+}
+
+static void json_generation(struct buf *out, const struct reload_view *reload)
 {
     member(out, "generation");
     buf_byte(out, '{');
-    member_int(out, "number", status->generation);
-    member_text(out, "hash", status->hash[0] ? status->hash : NULL);
-    member(out, "age_s");
-    if (status->generation_age_ms < 0)
-        buf_lit(out, "null");
-    else
-        json_write_int(out, status->generation_age_ms / 1000);
+    member_int(out, "number", reload->number);
+    member_text(out, "hash", reload->hash);
+    member_int(out, "age_s", (uint64_t)age_ms(reload->committed_wall_ms) / 1000);
     buf_byte(out, '}');
     member(out, "reloads");
     buf_byte(out, '{');
-    member_metric(out, "ok", METRIC_RELOADS_OK);
-    member_metric(out, "failed", METRIC_RELOADS_FAILED);
-    member_text(out, "last_error", status->last_error[0] ? status->last_error : NULL);
+    member_int(out, "ok", reload->n_ok);
+    member_int(out, "failed", reload->n_failed);
+    member_text(out, "last_error", reload->is_last_failed ? reload->error : NULL);
     buf_byte(out, '}');
 }
 
@@ -174,7 +175,7 @@ void status_write_json(struct buf *out, const struct status_report *status)
     buf_slice(out, status->is_ready ? SLICE("true") : SLICE("false"));
     member(out, "stopping");
     buf_slice(out, status->is_stopping ? SLICE("true") : SLICE("false"));
-    json_generation(out, status);
+    json_generation(out, &status->reload);
     json_requests(out, status);
     member(out, "processes");
     buf_byte(out, '[');
@@ -231,6 +232,23 @@ static void line(struct buf *out, const char *label, const char *text)
     buf_printf(out, "  %-11s %s\n", label, text);
 }
 
+/* The traceback is the log's. */
+static void text_generation(struct buf *out, const struct reload_view *reload)
+{
+    char age[CELL], text[768];
+    cell_duration(age, age_ms(reload->committed_wall_ms));
+    snprintf(text, sizeof(text), "%u (%s), %s old", reload->number, reload->hash, age);
+    line(out, "generation", text);
+    snprintf(text, sizeof(text), "%llu ok, %llu failed", (unsigned long long)reload->n_ok,
+             (unsigned long long)reload->n_failed);
+    line(out, "reloads", text);
+    if (!reload->is_last_failed)
+        return;
+    cell_duration(age, age_ms(reload->error_wall_ms));
+    snprintf(text, sizeof(text), "failed %s ago: %.*s", age, (int)strcspn(reload->error, "\n"), reload->error);
+    line(out, "", text);
+}
+
 static void text_head(struct buf *out, const struct status_report *status, bool is_colour)
 {
     const char *state = status->is_stopping ? "stopping" : status->is_ready ? "ready" : "not ready";
@@ -241,19 +259,7 @@ static void text_head(struct buf *out, const struct status_report *status, bool 
     cell_duration(up, status->uptime_ms);
     snprintf(text, sizeof(text), "pid %d, up %s", status->pid, up);
     line(out, "master", text);
-    if (status->generation > 0) {
-        cell_duration(up, status->generation_age_ms);
-        snprintf(text, sizeof(text), "%u (%s), %s old", status->generation, status->hash, up);
-        line(out, "generation", text);
-    }
-    snprintf(text, sizeof(text), "%llu ok, %llu failed", (unsigned long long)metrics_sum(METRIC_RELOADS_OK),
-             (unsigned long long)metrics_sum(METRIC_RELOADS_FAILED));
-    line(out, "reloads", text);
-    if (status->last_error[0]) {
-        cell_duration(up, status->last_error_age_ms);
-        snprintf(text, sizeof(text), "%s ago: %s", up, status->last_error);
-        line(out, "  last", text);
-    }
+    text_generation(out, &status->reload);
 }
 
 static void row(struct buf *out, const char *const cells[11])
@@ -397,8 +403,10 @@ static void metrics_of_processes(struct buf *out, const struct status_report *st
     free(rows);
 }
 
-static void count_supervision(const struct scoreboard_totals *totals)
+static void count_own(const struct scoreboard_totals *totals, const struct reload_view *reload)
 {
+    metrics_sample(METRIC_RELOADS_OK, reload->n_ok);
+    metrics_sample(METRIC_RELOADS_FAILED, reload->n_failed);
     metrics_sample(METRIC_WORKER_DEATHS, totals->deaths);
     metrics_sample(METRIC_WORKER_CRASHES, totals->crashes);
     metrics_sample(METRIC_WORKER_STALLS, totals->stalls);
@@ -415,9 +423,9 @@ static void metrics_of_server(struct buf *out, const struct status_report *statu
     metrics_write_family(out, format, "chowk_info", "gauge", "What runs; always 1");
     metrics_write_sample(out, "chowk_info", buf_as_slice(&labels), 1);
     buf_clear(&labels);
-    metrics_label(&labels, "hash", slice_str(status->hash));
+    metrics_label(&labels, "hash", slice_str(status->reload.hash));
     metrics_write_family(out, format, "chowk_generation", "gauge", "Number of the code that new requests run");
-    metrics_write_sample(out, "chowk_generation", buf_as_slice(&labels), status->generation);
+    metrics_write_sample(out, "chowk_generation", buf_as_slice(&labels), status->reload.number);
     metrics_write_family(out, format, "chowk_ready", "gauge", "1 while every worker serves and no stop has begun");
     metrics_write_sample(out, "chowk_ready", SLICE(""), status->is_ready);
     metrics_write_family(out, format, "chowk_workers_given_up", "gauge", "Workers not started again: a crash loop");
@@ -427,7 +435,7 @@ static void metrics_of_server(struct buf *out, const struct status_report *statu
 
 void status_write_metrics(struct buf *out, const struct status_report *status, enum metrics_format format)
 {
-    count_supervision(&status->totals);
+    count_own(&status->totals, &status->reload);
     metrics_of_server(out, status, format);
     metrics_write(out, format);
     metrics_of_processes(out, status, format);

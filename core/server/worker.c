@@ -241,6 +241,7 @@ static void on_term(void *data, int signum UNUSED)
 static void on_request(void *data, struct http_request *req)
 {
     struct worker *worker = data;
+    worker_metrics_begin(worker->metrics);
     serve_request(worker->host.vm, req);
 }
 
@@ -381,7 +382,7 @@ static enum status open_worker(struct worker *worker, const struct place *place,
     else
         open_http(worker);
     open_reload(worker, (uint32_t)place->generation);
-    worker->metrics = worker_metrics_new(&worker->host, worker->http);
+    worker->metrics = worker_metrics_new(&worker->host, worker->http, worker->reload);
     return OK;
 }
 

@@ -18,6 +18,7 @@ struct worker_metrics {
     struct loop_hook turn;
     const struct host *host;
     const struct http_server *http;
+    const struct worker_reload *reload;
     unsigned unrouted[HTTP_N_METHODS];
     struct metrics_cell *closed[HTTP_N_CLOSES];
     uint64_t last_closed[HTTP_N_CLOSES];
@@ -81,14 +82,6 @@ static void look_at_outbound(const struct outbound *outbound)
     }
 }
 
-static void look_at_lua(const struct host *host)
-{
-    if (!host->vm)
-        return;
-    metrics_set(METRIC_LUA_HEAP, vm_bytes(host->vm));
-    metrics_set(METRIC_LUA_COROUTINES, vm_active(host->vm));
-}
-
 static void look_at_http(struct worker_metrics *metrics)
 {
     struct http_stats stats;
@@ -107,7 +100,8 @@ static void look(struct worker_metrics *metrics)
     look_at_redis(metrics->host);
     look_at_seq(metrics->host);
     look_at_outbound(&metrics->host->outbound);
-    look_at_lua(metrics->host);
+    metrics_set(METRIC_LUA_HEAP, worker_reload_bytes(metrics->reload));
+    metrics_set(METRIC_LUA_COROUTINES, worker_reload_active(metrics->reload));
     look_at_http(metrics);
 }
 
@@ -118,10 +112,14 @@ static void on_timer(struct timer *timer)
     timer_arm(metrics->host->loop, timer, loop_now(metrics->host->loop) + EVERY_MS, on_timer);
 }
 
-/* A handler that hangs must be seen as in flight: what has come and not gone when the loop last turned. */
 static void on_turn_end(struct loop_hook *hook)
 {
-    struct worker_metrics *metrics = container_of(hook, struct worker_metrics, turn);
+    worker_metrics_begin(container_of(hook, struct worker_metrics, turn));
+}
+
+/* Also before each handler: one that hangs lets no turn end. */
+void worker_metrics_begin(struct worker_metrics *metrics)
+{
     struct http_stats stats;
     http_server_stats(metrics->http, &stats);
     metrics_set(METRIC_HTTP_INFLIGHT, stats.in_flight);
@@ -130,7 +128,7 @@ static void on_turn_end(struct loop_hook *hook)
 static void name_series(struct worker_metrics *metrics)
 {
     for (unsigned i = 0; i < HTTP_N_METHODS; i++)
-        metrics->unrouted[i] = metrics_route(http_method_name(i), "none");
+        metrics->unrouted[i] = metrics_route(http_method_name(i), METRICS_UNROUTED);
     for (unsigned i = HTTP_CLOSE_NONE + 1; i < HTTP_N_CLOSES; i++) {
         struct buf labels = {0};
         metrics_label(&labels, "reason", slice_str(http_close_info(i)->metric));
@@ -140,11 +138,13 @@ static void name_series(struct worker_metrics *metrics)
     }
 }
 
-struct worker_metrics *worker_metrics_new(const struct host *host, const struct http_server *http)
+struct worker_metrics *worker_metrics_new(const struct host *host, const struct http_server *http,
+                                          const struct worker_reload *reload)
 {
     struct worker_metrics *metrics = xalloc(sizeof(*metrics));
     metrics->host = host;
     metrics->http = http;
+    metrics->reload = reload;
     if (http) {
         name_series(metrics);
         loop_hook_add(host->loop, &metrics->turn, on_turn_end);
