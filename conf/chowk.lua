@@ -80,7 +80,7 @@ return {
   },
 
   admin = {
-    -- listen = "127.0.0.1:9180",   -- /metrics, /status, /healthz, /readyz; read-only. "off", or "unix:var/run/admin.sock"
+    -- listen = "127.0.0.1:9180",   -- /metrics, /status, /healthz, /readyz; read-only. Or "unix:/path", or "off"
   },
 
   -- The shop's own settings, read in lua/store/settings.lua. "" means: not set.
