@@ -31,14 +31,18 @@ static int result(lua_State *L, enum status rc, const struct err *err)
     return 2;
 }
 
-/* verify_checkout(secrets, order_id, payment_id, signature) → true | false, err */
-static int verify_checkout(lua_State *L)
+/* verify(secrets, form, signature, parts…) → true | false, err */
+static int verify_form(lua_State *L)
 {
-    struct slice items[MAX_SECRETS];
+    static const char *const names[] = {"checkout", "subscription", "payment_link", "invoice", NULL};
+    struct slice items[MAX_SECRETS], parts[RAZORPAY_PARTS_MAX];
     struct err err = {0};
     struct razorpay_secrets secrets = check_secrets(L, 1, items);
-    struct slice order = lx_check_slice(L, 2), payment = lx_check_slice(L, 3), signature = lx_check_slice(L, 4);
-    return result(L, razorpay_verify_checkout(&secrets, order, payment, signature, &err), &err);
+    enum razorpay_form form = (enum razorpay_form)luaL_checkoption(L, 2, NULL, names);
+    struct slice signature = lx_check_slice(L, 3);
+    for (size_t i = 0; i < razorpay_n_parts(form); i++)
+        parts[i] = lx_check_slice(L, 4 + (int)i);
+    return result(L, razorpay_verify_form(&secrets, form, parts, signature, &err), &err);
 }
 
 /* verify_webhook(secrets, raw_body, signature) → true | false, err */
@@ -48,13 +52,13 @@ static int verify_webhook(lua_State *L)
     struct err err = {0};
     struct razorpay_secrets secrets = check_secrets(L, 1, items);
     struct slice body = lx_check_slice(L, 2), signature = lx_check_slice(L, 3);
-    return result(L, razorpay_verify_webhook(&secrets, body, signature, &err), &err);
+    return result(L, razorpay_verify(&secrets, body, signature, &err), &err);
 }
 
 int bind_razorpay_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"verify_checkout", verify_checkout}, {"verify_webhook", verify_webhook}, {NULL, NULL}};
+        {"verify_form", verify_form}, {"verify_webhook", verify_webhook}, {NULL, NULL}};
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
     return 1;

@@ -10,7 +10,7 @@
 #include "base/crypto.h"
 
 #define SIGNATURE_HEX_LEN 64 /* 2 * CRYPTO_SHA256_LEN */
-#define ID_MAX_LEN 255       /* of an order or payment id; real ones have about 20 */
+#define PART_MAX_LEN 255     /* of an id; real ones have about 20 */
 
 static bool is_lower_hex(struct slice s)
 {
@@ -45,26 +45,41 @@ enum status razorpay_verify(const struct razorpay_secrets *secrets, struct slice
     return is_valid ? OK : err_set(err, ERR_BAD_SIGNATURE, "razorpay: the signature does not match");
 }
 
-/* Ids are joined by '|', so neither may contain one: "a|b" + "c" would sign like "a" + "b|c". */
-static bool is_id(struct slice id)
+static const struct form {
+    size_t n_parts;
+    unsigned may_be_empty; /* bit set of 1 << part */
+} forms[] = {
+    [RAZORPAY_CHECKOUT] = {2, 0},
+    [RAZORPAY_SUBSCRIPTION] = {2, 0},
+    [RAZORPAY_PAYMENT_LINK] = {4, 1u << 1},
+    [RAZORPAY_INVOICE] = {4, 1u << 1},
+};
+
+size_t razorpay_n_parts(enum razorpay_form form)
 {
-    return id.len > 0 && id.len <= ID_MAX_LEN && !memchr(id.ptr, '|', id.len);
+    return forms[form].n_parts;
 }
 
-enum status razorpay_verify_checkout(const struct razorpay_secrets *secrets, struct slice order_id,
-                                     struct slice payment_id, struct slice signature_hex, struct err *err)
+/* Parts are joined by '|', so none may contain one: "a|b" + "c" would sign like "a" + "b|c". */
+static bool is_part(struct slice part, bool may_be_empty)
 {
-    char message[2 * ID_MAX_LEN + 1];
-    if (!is_id(order_id) || !is_id(payment_id))
-        return err_set(err, ERR_BAD_SIGNATURE, "razorpay: not an order id and a payment id");
-    memcpy(message, order_id.ptr, order_id.len);
-    message[order_id.len] = '|';
-    memcpy(message + order_id.len + 1, payment_id.ptr, payment_id.len);
-    return razorpay_verify(secrets, slice_of(message, order_id.len + 1 + payment_id.len), signature_hex, err);
+    return (part.len > 0 || may_be_empty) && part.len <= PART_MAX_LEN &&
+           (part.len == 0 || !memchr(part.ptr, '|', part.len));
 }
 
-enum status razorpay_verify_webhook(const struct razorpay_secrets *secrets, struct slice raw_body,
-                                    struct slice signature_hex, struct err *err)
+enum status razorpay_verify_form(const struct razorpay_secrets *secrets, enum razorpay_form form,
+                                 const struct slice *parts, struct slice signature_hex, struct err *err)
 {
-    return razorpay_verify(secrets, raw_body, signature_hex, err);
+    char message[RAZORPAY_PARTS_MAX * (PART_MAX_LEN + 1)];
+    size_t len = 0;
+    for (size_t i = 0; i < forms[form].n_parts; i++) {
+        if (!is_part(parts[i], forms[form].may_be_empty >> i & 1))
+            return err_set(err, ERR_BAD_SIGNATURE, "razorpay: part %zu is nothing that Razorpay signs", i + 1);
+        if (i > 0)
+            message[len++] = '|';
+        if (parts[i].len > 0)
+            memcpy(message + len, parts[i].ptr, parts[i].len);
+        len += parts[i].len;
+    }
+    return razorpay_verify(secrets, slice_of(message, len), signature_hex, err);
 }

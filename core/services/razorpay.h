@@ -12,8 +12,15 @@ struct razorpay_secrets {
 /* OK, or ERR with ERR_BAD_SIGNATURE. An empty list is ERR_REFUSED: never "valid". */
 enum status razorpay_verify(const struct razorpay_secrets *secrets, struct slice message, struct slice signature_hex,
                             struct err *err) MUST_CHECK;
-/* Checkout: order_id from our database, not from the client. */
-enum status razorpay_verify_checkout(const struct razorpay_secrets *secrets, struct slice order_id,
-                                     struct slice payment_id, struct slice signature_hex, struct err *err) MUST_CHECK;
-enum status razorpay_verify_webhook(const struct razorpay_secrets *secrets, struct slice raw_body,
-                                    struct slice signature_hex, struct err *err) MUST_CHECK;
+/* What a browser brings back, by the flow that signed it: these parts in this order, joined by '|'. What we know
+ * ourselves (the order's id) comes from our database, not from the client. */
+enum razorpay_form {
+    RAZORPAY_CHECKOUT,     /* order id, payment id */
+    RAZORPAY_SUBSCRIPTION, /* payment id, subscription id: the other way round */
+    RAZORPAY_PAYMENT_LINK, /* link id, reference id (may be empty), status, payment id */
+    RAZORPAY_INVOICE,      /* invoice id, receipt (may be empty), status, payment id */
+};
+#define RAZORPAY_PARTS_MAX 4
+size_t razorpay_n_parts(enum razorpay_form form);
+enum status razorpay_verify_form(const struct razorpay_secrets *secrets, enum razorpay_form form,
+                                 const struct slice *parts, struct slice signature_hex, struct err *err) MUST_CHECK;

@@ -11,6 +11,7 @@ local PRIVATE = {
   ["chowk.pg_enqueue"] = true, ["chowk.pg_replica"] = true, ["chowk.pg_forget"] = true,
   ["chowk.idempotency"] = true, ["chowk.pg_gapless"] = true, ["chowk.idempotency_steps"] = true,
   ["chowk.http_body"] = true, ["chowk.mail_message"] = true, ["chowk.mail_template"] = true,
+  ["chowk.razorpay_api"] = true,
 }
 -- Parts of LuaJIT that cannot reach memory or block.
 local PLAIN = { bit = true, ["table.new"] = true, ["table.clear"] = true, ["table.nkeys"] = true,

@@ -1,0 +1,64 @@
+--- /sandbox: the customer in Checkout, and the weather.
+local app = require "chowk.app"
+local json = require "chowk.json"
+local t = require "chowk.schema"
+local checkout = require "sandbox.checkout"
+local webhooks = require "sandbox.webhooks"
+local world = require "sandbox.world"
+
+local routes = app.routes()
+
+routes:post("/pay", {
+  summary = "Pay an order, as a customer would in Checkout",
+  body = t.object {
+    order_id = t.string {},
+    outcome = t.optional(t.enum { "captured", "authorized", "failed", "late" }),
+    method = t.optional(t.enum { "card", "upi", "netbanking", "wallet" }),
+  },
+}, function(req)
+  local body = req:json()
+  local paid, why = checkout.pay(body.order_id, body.outcome or "captured", body.method or "upi")
+  return paid or app.fail(422, "cannot_pay", why)
+end)
+
+routes:post("/behave", {
+  summary = "How webhooks and the API behave from now on",
+  body = t.object {
+    duplicates = t.optional(t.integer { min = 1, max = 100 }),
+    delay_ms = t.optional(t.integer { min = 0, max = 60000 }),
+    shuffle = t.optional(t.boolean()),
+    drop = t.optional(t.boolean()),
+    sign_with = t.optional(t.string {}),
+    fail = t.optional(t.object {
+      path = t.string {}, times = t.integer { min = 0 }, how = t.enum { "500", "429", "hang", "lost" },
+    }),
+  },
+}, function(req)
+  local body = req:json()
+  body.duplicates, body.delay_ms = body.duplicates or 1, body.delay_ms or 0
+  world.get().behaviour = body
+  return body
+end)
+
+routes:post("/redeliver", { summary = "Send every webhook again" }, function()
+  return { sent = webhooks.redeliver() }
+end)
+
+routes:get("/deliveries", { summary = "What was sent, and what came back" }, function()
+  return { items = json.array(world.get().deliveries) }
+end)
+
+routes:get("/orders", { summary = "Every order, newest first" }, function()
+  return { items = json.array(world.find("orders", function() return true end)) }
+end)
+
+routes:get("/refunds", { summary = "Every refund, newest first" }, function()
+  return { items = json.array(world.find("refunds", function() return true end)) }
+end)
+
+routes:post("/reset", { summary = "Forget everything" }, function()
+  world.reset()
+  return app.empty
+end)
+
+return routes
