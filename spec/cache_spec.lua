@@ -1,6 +1,8 @@
 -- chowk.cache: one load per key and machine, nothing old after a write (T13), and what happens when parts of it die.
 local server = require "spec.support.server"
 local redis = require "spec.support.redis"
+local exposition = require "spec.support.exposition"
+local http = require "spec.support.http"
 local socket = require "socket"
 
 local eventually = server.eventually
@@ -170,8 +172,10 @@ return routes
 local function start(opts)
   opts = opts or {}
   local config = { workers = opts.workers or 1, log = { level = "warn" }, http = { max_connections = 5000 } }
+  local admin_port = server.free_port()
   local s = server.start { app = APP, config = config, redis_url = opts.redis_url,
-    env = opts.no_redis and { REDIS_URL = "" } or nil }
+    env = { CHOWK_ADMIN_LISTEN = "127.0.0.1:" .. admin_port } }
+  s.admin_port = admin_port
   s:exec(SCHEMA .. migration())
   return s
 end
@@ -197,7 +201,7 @@ local function begin(s, path, method)
   return function()
     local text = sock:receive("*a")
     sock:close()
-    return require("spec.support.http").parse(text or "")
+    return http.parse(text or "")
   end
 end
 
@@ -505,6 +509,21 @@ describe("chowk.cache over workers and machines", function()
       assert.equal(2, code, wrong .. ": " .. out)
     end
     assert.equal(1, select(2, chowk("purge --tag 'a b'")))
+  end)
+
+  it("is counted by layer", function()
+    local function metric(name, labels)
+      local text = http.request("127.0.0.1", a.admin_port, "GET", "/metrics").body
+      return exposition.value(exposition.parse(text), name, labels) or 0
+    end
+    assert.equal(0, v(a, "t13"))
+    eventually("the figures", function()
+      return metric("cache_lookups_total", { layer = "l1", result = "miss" }) > 0
+        and metric("cache_lookups_total", { layer = "l2", result = "hit" }) > 0
+        and metric("cache_loads_total", { result = "ok" }) > 0 and metric("cache_l1_items") > 0
+    end)
+    local stats = a:get("/stats").json -- the memory is one, however many workers there are
+    assert.equal(stats.bytes, metric("cache_l1_bytes"))
   end)
 
   it("goes on without Redis, and forgets what it missed", function()

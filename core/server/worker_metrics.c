@@ -60,6 +60,29 @@ static void look_at_seq(const struct host *host)
     metrics_sample(METRIC_SEQ_DROPPED, stats.n_dropped);
 }
 
+static void look_at_cache(const struct host *host, bool serves_http)
+{
+    static const enum metric metrics[CACHE_N_COUNTERS] = {
+        [CACHE_HITS_L1] = METRIC_CACHE_L1_HIT,    [CACHE_HITS_STALE] = METRIC_CACHE_L1_STALE,
+        [CACHE_MISSES] = METRIC_CACHE_L1_MISS,    [CACHE_HITS_L2] = METRIC_CACHE_L2_HIT,
+        [CACHE_LOADS] = METRIC_CACHE_LOADED,      [CACHE_LOAD_ERRORS] = METRIC_CACHE_LOAD_FAILED,
+        [CACHE_WAITS] = METRIC_CACHE_WAITED,      [CACHE_REFUSED] = METRIC_CACHE_LOAD_REFUSED,
+        [CACHE_FORGETS] = METRIC_CACHE_FORGOTTEN, [CACHE_L2_ERRORS] = METRIC_CACHE_L2_FAILED,
+        [CACHE_EVICTIONS] = METRIC_CACHE_EVICTED, [CACHE_BUSY] = METRIC_CACHE_BUSY_LOCKS,
+        [CACHE_ORPHANED] = METRIC_CACHE_ORPHANS,  [CACHE_DROPS] = METRIC_CACHE_L1_DROPPED};
+    struct cache_l1_usage usage;
+    if (!host->cache)
+        return;
+    for (int i = 0; i < CACHE_N_COUNTERS; i++)
+        metrics_sample(metrics[i], cache_own_count(host->cache, (enum cache_counter)i));
+    if (!serves_http || host->env.worker_id != 0)
+        return; /* the memory is the machine's: one says how much */
+    cache_usage(host->cache, &usage);
+    metrics_set(METRIC_CACHE_ITEMS, usage.n_items);
+    metrics_set(METRIC_CACHE_BYTES_USED, usage.bytes_used);
+    metrics_set(METRIC_CACHE_BYTES_FREE, usage.bytes - usage.bytes_used);
+}
+
 static void look_at_outbound(const struct outbound *outbound)
 {
     struct http_client_stats calls;
@@ -99,6 +122,7 @@ static void look(struct worker_metrics *metrics)
     look_at_pg(metrics->host);
     look_at_redis(metrics->host);
     look_at_seq(metrics->host);
+    look_at_cache(metrics->host, metrics->http != NULL);
     look_at_outbound(&metrics->host->outbound);
     metrics_set(METRIC_LUA_HEAP, worker_reload_bytes(metrics->reload));
     metrics_set(METRIC_LUA_COROUTINES, worker_reload_active(metrics->reload));

@@ -123,5 +123,7 @@ struct cache_stats { /* of the machine */
     bool has_l2, is_behind; /* is_behind: Redis does not know yet what to forget, so it is not read */
 };
 void cache_stats(const struct cache *cache, struct cache_stats *out);
+uint64_t cache_own_count(const struct cache *cache, enum cache_counter counter); /* of this process alone */
+void cache_usage(const struct cache *cache, struct cache_l1_usage *out);
 /* {"hits_l1":…,…} */
 void cache_stats_json(const struct cache_stats *stats, struct buf *out);

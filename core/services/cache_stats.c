@@ -16,6 +16,16 @@ void cache_stats(const struct cache *cache, struct cache_stats *out)
     cache_l1_usage(&cache->shm, &out->l1);
 }
 
+uint64_t cache_own_count(const struct cache *cache, enum cache_counter counter)
+{
+    return atomic_load_explicit(&cache->shm.self->counters[counter], memory_order_relaxed);
+}
+
+void cache_usage(const struct cache *cache, struct cache_l1_usage *out)
+{
+    cache_l1_usage(&cache->shm, out);
+}
+
 static void add(struct buf *out, const char *name, uint64_t value)
 {
     buf_printf(out, "%s\"%s\":", out->ptr[out->len - 1] == '{' ? "" : ",", name);
