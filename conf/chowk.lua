@@ -46,6 +46,7 @@ return {
         { limit = 5, window = "15m", key = { "user", "body.razorpay_order_id" } },
         { limit = 300, window = "15m", key = "ip" },
       },
+      order_payments = { limit = 20, window = "15m", key = "params.number" },
       orders = {
         { limit = 20, window = "15m", key = { "user", "body.email" } },
         { limit = 300, window = "15m", key = "ip" },

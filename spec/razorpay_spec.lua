@@ -1,6 +1,7 @@
 -- The Razorpay client against the sandbox of examples/razorpay-sandbox: what is repeated, and what comes of it.
 local server = require "spec.support.server"
 local http = require "spec.support.http"
+local razorpay = require "spec.support.sandbox"
 local socket = require "socket"
 
 local APP = [[
@@ -25,32 +26,11 @@ routes:get("/refunds/:id", function(req) return answer(razorpay.refunds.fetch, r
 return routes
 ]]
 
-local function files_of(dir)
-  local files = {}
-  for path in server.sh("cd " .. dir .. " && find sandbox -name '*.lua'"):gmatch("[^\n]+") do
-    local f = assert(io.open(dir .. "/" .. path))
-    files[path] = f:read("*a")
-    f:close()
-  end
-  return files
-end
-
-local function read(path)
-  local f = assert(io.open(path))
-  local text = f:read("*a")
-  f:close()
-  return text
-end
-
 describe("chowk.razorpay", function()
   local sandbox, s
   setup(function()
-    local dir = "examples/razorpay-sandbox"
-    sandbox = server.start { app = read(dir .. "/app.lua"), files = files_of(dir),
-      config = { workers = 1, jobs = { workers = 0 }, drain = "0", http = { deadline = "120s" }, settings = {
-        key_id = "rzp_test_development", key_secret = "development_key_secret",
-        webhook_secret = "development_webhook_secret", webhook_url = "http://127.0.0.1:9/" } } }
-    s = server.start { app = APP, env = { RAZORPAY_URL = "http://127.0.0.1:" .. sandbox.port .. "/v1" },
+    sandbox = razorpay.start(server)
+    s = server.start { app = APP, env = { RAZORPAY_URL = razorpay.url(sandbox) },
       config = { workers = 1, jobs = { workers = 0 }, razorpay = { timeout = "500ms" },
         http_client = { breaker_failures = 0 } } }
   end)

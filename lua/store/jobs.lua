@@ -2,7 +2,9 @@
 local jobs = require "chowk.jobs"
 local log = require "chowk.log"
 local pg = require "chowk.pg"
+local config = require "chowk.config"
 local expire = require "store.workflows.expire"
+local settlement = require "store.workflows.settlement"
 local webhook = require "store.workflows.webhook"
 
 local IST = "Asia/Kolkata"
@@ -29,6 +31,15 @@ jobs.define("order.expire", { unique = true, concurrency = 1 }, function()
   if n > 0 then log.info("unpaid orders expired", { n = n }) end
 end)
 jobs.cron("* * * * *", IST, "order.expire")
+
+-- Money that came for an order which had ended: until Razorpay has taken the refund, it is tried again.
+jobs.define("refund.send", { priority = 1, retries = 20 }, function(args) settlement.refund(args) end)
+
+-- What no webhook told, because it was lost or late.
+jobs.define("payment.reconcile", { unique = true, concurrency = 1, timeout = "4m" }, function()
+  if config.get "payments.confirm" == "fetch" then settlement.reconcile(120) end
+end)
+jobs.cron("*/5 * * * *", IST, "payment.reconcile")
 
 local REAP = [[
   WITH old AS MATERIALIZED (

@@ -1,7 +1,10 @@
 --- POST /api/payments/verify: what Razorpay's checkout form hands to the browser.
 local app = require "chowk.app"
+local log = require "chowk.log"
 local t = require "chowk.schema"
+local guest_token = require "store.guest_token"
 local payment = require "store.workflows.payment"
+local settlement = require "store.workflows.settlement"
 
 local routes = app.routes()
 
@@ -13,7 +16,27 @@ routes:post("/api/payments/verify", {
     razorpay_signature = t.string { min = 1, max = 128 },
   },
 }, function(req)
-  return payment.verify(req:json())
+  local proof = req:json()
+  local answer = payment.verify(proof)
+  if answer.payment_status ~= "authorized" then return answer end
+  -- The signature proves that the bank said yes, not that we have the money: Razorpay says so now, or a webhook later.
+  local now, err = try(settlement.settle, proof.razorpay_payment_id)
+  if err then
+    log.warn("a payment waits for its webhook", { payment = proof.razorpay_payment_id, error = err.message })
+  end
+  if now then answer.status, answer.payment_status = now.status, now.payment_status end
+  return answer
+end)
+
+--- Opens the order at Razorpay: what Checkout needs. The same answer however often it is asked.
+routes:post("/api/orders/:number/payment", {
+  summary = "Open a payment for an order (Authorization: Order <token>)", limit = "order_payments", deadline = "45s",
+}, function(req)
+  local number, hash = req.params.number:match("^[%w-]+$"), guest_token.hash_from(req)
+  if not number or not hash then app.fail(404, "order_not_found", "There is no such order.") end
+  local opened, why = settlement.open(number, hash)
+  if why then app.fail(409, "nothing_to_pay", "The order is " .. why .. ".") end
+  return opened or app.fail(404, "order_not_found", "There is no such order.")
 end)
 
 return routes
