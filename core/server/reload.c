@@ -190,7 +190,7 @@ static enum status ask(struct reload *reload, unsigned slot)
 static void on_timeout(struct timer *timer)
 {
     struct reload *reload = container_of(timer, struct reload, timer);
-    char error[160], who[64] = "";
+    char error[200], who[64] = "";
     for (unsigned i = 0; i < reload->opts.n_slots; i++)
         if (reload->opts.presence(reload->opts.data, i) != RELOAD_ABSENT && !reload->voters[i].has_voted)
             snprintf(who + strlen(who), sizeof(who) - strlen(who), "%s%u", who[0] ? ", " : "", i);
