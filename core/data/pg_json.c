@@ -10,7 +10,7 @@
 struct column {
     enum pg_type type, elem;
     struct slice name;
-    bool is_plain; /* the name needs no escape */
+    size_t label_at, label_len; /* in the buffer, once a row has it: `,"name":` */
     bool is_hidden;
 };
 
@@ -26,22 +26,34 @@ struct writer {
 
 /* ---- strings -------------------------------------------------------------------------------------------------- */
 
-/* Bytes up to the first that must be escaped, eight at a time: below 0x20, quote or backslash. */
-static size_t plain_run(const char *s, size_t len)
+/* Whether one of eight bytes must be escaped: below 0x20, quote or backslash. */
+static inline bool has_escape(uint64_t x)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), highs = ones * 0x80;
+    uint64_t quote = x ^ (ones * '"'), slash = x ^ (ones * '\\');
+    return (((x - ones * 0x20) & ~x) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) & highs;
+}
+
+static inline bool is_copied(const char *s, char *out)
+{
+    uint64_t x;
+    memcpy(&x, s, 8);
+    if (has_escape(x))
+        return false;
+    memcpy(out, &x, 8);
+    return true;
+}
+
+/* Copies up to the first byte that must be escaped, eight at a time; how many. `out` has room for all. */
+static size_t copy_plain(char *out, const char *s, size_t len)
+{
     size_t i = 0;
-    for (; i + 8 <= len; i += 8) {
-        uint64_t x, quote, slash;
-        memcpy(&x, s + i, 8);
-        quote = x ^ (ones * '"');
-        slash = x ^ (ones * '\\');
-        uint64_t hit = ((x - ones * 0x20) & ~x) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash);
-        if (hit & highs)
-            break;
-    }
-    while (i < len && (unsigned char)s[i] >= 0x20 && s[i] != '"' && s[i] != '\\')
-        i++;
+    while (i + 8 <= len && is_copied(s + i, out + i))
+        i += 8;
+    if (len >= 8 && i + 8 > len && is_copied(s + len - 8, out + len - 8))
+        return len;
+    for (; i < len && (unsigned char)s[i] >= 0x20 && s[i] != '"' && s[i] != '\\'; i++)
+        out[i] = s[i];
     return i;
 }
 
@@ -63,15 +75,15 @@ static void write_escape(struct buf *buf, unsigned char c)
 
 static void write_string(struct buf *buf, struct slice s)
 {
-    buf_reserve(buf, s.len + 2);
-    buf_byte(buf, '"');
-    while (s.len) {
-        size_t n = plain_run(s.ptr, s.len);
-        buf_append(buf, s.ptr, n);
-        if (n == s.len)
-            break;
+    char *out = buf_reserve(buf, s.len + 2);
+    *out = '"';
+    size_t n = copy_plain(out + 1, s.ptr, s.len);
+    buf->len += n + 1;
+    while (n < s.len) {
         write_escape(buf, (unsigned char)s.ptr[n]);
         s = slice_of(s.ptr + n + 1, s.len - n - 1);
+        n = copy_plain(buf_reserve(buf, s.len + 1), s.ptr, s.len);
+        buf->len += n;
     }
     buf_byte(buf, '"');
 }
@@ -145,12 +157,10 @@ static void write_array(struct writer *w, enum pg_type elem, struct slice text)
 static void write_value(struct writer *w, const struct pg_result *result, int row, int col)
 {
     const struct column *column = &w->columns[col];
-    if (pg_result_is_null(result, row, col)) {
-        buf_lit(w->buf, "null");
-        return;
-    }
     struct slice text = pg_result_value(result, row, col);
-    if (column->type == PG_ARRAY)
+    if (!text.ptr)
+        buf_lit(w->buf, "null");
+    else if (column->type == PG_ARRAY)
         write_array(w, column->elem, text);
     else if (column->type == PG_TEXT)
         write_string(w->buf, text);
@@ -172,8 +182,8 @@ static void writer_open(struct writer *w, const struct pg_result *result, struct
         column->type = pg_result_col_type(result, i);
         column->elem = column->type == PG_ARRAY ? pg_result_elem_type(result, i) : PG_TEXT;
         column->name = pg_result_col_name(result, i);
+        column->label_len = 0;
         column->is_hidden = false;
-        column->is_plain = plain_run(column->name.ptr, column->name.len) == column->name.len;
     }
 }
 
@@ -184,20 +194,20 @@ static void writer_close(struct writer *w)
         free(w->columns);
 }
 
-static void write_name(struct buf *buf, const struct column *column)
+/* `{"name":` or `,"name":`. Escaped for the first row; later ones copy it from there. */
+static void write_label(struct buf *buf, struct column *column, char before)
 {
-    if (!column->is_plain) {
-        write_string(buf, column->name);
-        buf_byte(buf, ':');
+    if (column->label_len) {
+        char *out = buf_reserve(buf, column->label_len);
+        memcpy(out, buf->ptr + column->label_at, column->label_len);
+        buf->len += column->label_len;
         return;
     }
-    size_t len = column->name.len;
-    char *out = buf_reserve(buf, len + 3);
-    out[0] = '"';
-    memcpy(out + 1, column->name.ptr, len);
-    out[len + 1] = '"';
-    out[len + 2] = ':';
-    buf->len += len + 3;
+    column->label_at = buf->len;
+    buf_byte(buf, before);
+    write_string(buf, column->name);
+    buf_byte(buf, ':');
+    column->label_len = buf->len - column->label_at;
 }
 
 static void write_row(struct writer *w, const struct pg_result *result, int row)
@@ -206,9 +216,8 @@ static void write_row(struct writer *w, const struct pg_result *result, int row)
     for (int col = 0; col < w->n_columns; col++) {
         if (w->columns[col].is_hidden)
             continue;
-        buf_byte(w->buf, before);
+        write_label(w->buf, &w->columns[col], before);
         before = ',';
-        write_name(w->buf, &w->columns[col]);
         write_value(w, result, row, col);
     }
     if (before == '{')

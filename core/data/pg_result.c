@@ -113,9 +113,10 @@ bool pg_result_is_null(const struct pg_result *result, int row, int col)
 
 struct slice pg_result_value(const struct pg_result *result, int row, int col)
 {
-    if (PQgetisnull(result, row, col))
+    size_t len = (size_t)PQgetlength(result, row, col); /* 0 for NULL */
+    if (len == 0 && PQgetisnull(result, row, col))
         return (struct slice){NULL, 0};
-    return slice_of(PQgetvalue(result, row, col), (size_t)PQgetlength(result, row, col));
+    return slice_of(PQgetvalue(result, row, col), len);
 }
 
 /* libpq keeps the tag in the result but its accessors are not const-correct. */
@@ -177,7 +178,8 @@ enum pg_show pg_show_scalar(enum pg_type type, struct slice text, struct buf *sc
     switch (type) {
     case PG_BOOL:
         return text.len && text.ptr[0] == 't' ? PG_SHOW_TRUE : PG_SHOW_FALSE;
-    case PG_INT:
+    case PG_INT: /* digits, maybe a sign */
+        return text.len <= EXACT_DIGITS || is_short_integer(text) ? PG_SHOW_NUMBER : PG_SHOW_STRING;
     case PG_NUMERIC:
         return is_short_integer(text) ? PG_SHOW_NUMBER : PG_SHOW_STRING;
     case PG_FLOAT: /* NaN, Infinity: JSON has no number for them */

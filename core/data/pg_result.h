@@ -25,7 +25,7 @@ int pg_result_n_cols(const struct pg_result *result);
 struct slice pg_result_col_name(const struct pg_result *result, int col);
 enum pg_type pg_result_col_type(const struct pg_result *result, int col);
 bool pg_result_is_null(const struct pg_result *result, int row, int col);
-struct slice pg_result_value(const struct pg_result *result, int row, int col); /* text format */
+struct slice pg_result_value(const struct pg_result *result, int row, int col); /* text format; NULL ptr: NULL */
 int64_t pg_result_affected(const struct pg_result *result); /* INSERT/UPDATE/DELETE/SELECT count, else 0 */
 
 /* Of a PG_ARRAY column. Arrays of types that the table does not know (enums, domains) are PG_TEXT columns. */
