@@ -22,7 +22,7 @@ struct pg_opts {
     bool is_read_only;          /* a replica: what is no read is refused */
     bool transaction_pooling;   /* pool_mode = "transaction": PgBouncer, Supavisor 6543 */
     unsigned read_connections;  /* shared; 0 = default 2 */
-    unsigned write_connections; /* shared; 0 = default 4 */
+    unsigned write_connections; /* shared; 0 = default 8 */
     unsigned tx_connections;    /* exclusive; 0 = default */
     unsigned max_waiters;       /* queued calls over this: ERR_QUEUE_FULL at once; 0 = default 1000 */
     size_t max_result_bytes;    /* 0 = default 64 MiB */

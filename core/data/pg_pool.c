@@ -16,7 +16,7 @@
 
 enum {
     DEFAULT_READ = 2,
-    DEFAULT_WRITE = 4,
+    DEFAULT_WRITE = 8, /* each waits for its own fsync: as many commits as these share one */
     DEFAULT_EXCLUSIVE = 8,
     READ_CHUNK = 16 /* reads of one turn that share a connection before the next one is used */
 };

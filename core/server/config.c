@@ -545,7 +545,7 @@ enum status config_pg_share(const struct config *config, unsigned n_workers, str
         budget = 3 * n_workers;
     unsigned share = budget / n_workers;
     unsigned read = share / 6 < 2 ? (share / 6 ? share / 6 : 1) : 2;
-    unsigned write = share / 3 < 4 ? (share / 3 ? share / 3 : 1) : 4;
+    unsigned write = share / 3 < 8 ? (share / 3 ? share / 3 : 1) : 8; /* each waits for its own fsync */
     out->read = explicit_or(config, CONFIG_PG_READ_CONNECTIONS, read);
     out->write = explicit_or(config, CONFIG_PG_WRITE_CONNECTIONS, write);
     unsigned tx = out->read + out->write < share ? share - out->read - out->write : 0;

@@ -199,8 +199,8 @@ static void test_pg_share(void **state)
     struct config *config = config_new();
     assert_int_equal(config_pg_share(config, 2, &share, &err), OK);
     assert_int_equal(share.read, 2);
-    assert_int_equal(share.write, 4);
-    assert_int_equal(share.tx, 24);
+    assert_int_equal(share.write, 8);
+    assert_int_equal(share.tx, 20);
     assert_int_equal(config_pg_share(config, 1, &share, &err), OK);
     assert_int_equal(share.tx, 24); /* more would not commit faster */
     assert_int_equal(config_pg_share(config, 4, &share, &err), OK);
