@@ -7,7 +7,7 @@
 
 #define SCOREBOARD_MAGIC 0x5c04eb0au
 
-enum { SCOREBOARD_VERSION = 1 };
+enum { SCOREBOARD_VERSION = 2 };
 
 static struct shm_layout layout_of(unsigned n_slots)
 {
@@ -74,6 +74,7 @@ void scoreboard_take(struct scoreboard_slot *slot, unsigned worker)
     set32(&slot->connections, 0);
     set32(&slot->in_flight, 0);
     set32(&slot->generation, 0);
+    set32(&slot->n_generations, 0);
     set32(&slot->worker, worker);
     set64(&slot->beat_ms, clock_ms());
     atomic_store_explicit(&slot->started_wall_ms, clock_wall_ms(), memory_order_relaxed);
@@ -99,6 +100,7 @@ bool scoreboard_read(const struct scoreboard *board, unsigned i, struct scoreboa
     COPY(connections);
     COPY(in_flight);
     COPY(generation);
+    COPY(n_generations);
     COPY(started_wall_ms);
     COPY(beat_ms);
     COPY(requests);

@@ -30,6 +30,7 @@ struct scoreboard_slot {
     _Atomic uint32_t connections, in_flight;
     _Atomic uint32_t generation;           /* of new requests; part of `running` is the generation of what runs */
     char generation_hash[SCOREBOARD_HASH]; /* hex, NUL-terminated; set before `generation` */
+    _Atomic uint32_t n_generations;        /* alive: old ones that finish what they began, and this one */
     struct where_report report;            /* its last words, after a crash or a stall */
 };
 
@@ -52,7 +53,7 @@ void scoreboard_take(struct scoreboard_slot *slot, unsigned worker);
 void scoreboard_release(struct scoreboard_slot *slot);
 
 struct scoreboard_view { /* one slot, for people and exporters */
-    uint32_t pid, worker, connections, in_flight, generation;
+    uint32_t pid, worker, connections, in_flight, generation, n_generations;
     enum scoreboard_state state;
     int64_t started_wall_ms;
     uint64_t beat_ms, requests, responses_5xx, lua_heap, rss;

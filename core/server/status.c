@@ -121,6 +121,7 @@ static void fill_from_board(const struct scoreboard *board, struct status_proces
         return;
     process->state = scoreboard_state_name(view.state);
     process->generation = view.generation;
+    process->n_generations = view.n_generations;
     process->in_flight = view.in_flight;
     process->connections = view.connections;
     process->beat_age_ms = view.beat_ms ? clock_ms() - view.beat_ms : 0;

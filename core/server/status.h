@@ -38,7 +38,7 @@ struct status_process {
     int pid;
     const char *state;
     int64_t uptime_ms;
-    uint32_t generation;
+    uint32_t generation, n_generations; /* of new requests; alive */
     char hash[SCOREBOARD_HASH];
     uint64_t in_flight, connections, requests, rss, lua_heap;
     struct status_rate rate;

@@ -66,6 +66,7 @@ static void json_process(struct buf *out, const struct status_process *process)
     member_text(out, "state", process->state);
     member_int(out, "uptime_s", (uint64_t)process->uptime_ms / 1000);
     member_int(out, "generation", process->generation);
+    member_int(out, "generations_alive", process->n_generations);
     member_int(out, "in_flight", process->in_flight);
     member_int(out, "connections", process->connections);
     member_int(out, "requests", process->requests);
@@ -277,6 +278,8 @@ static void text_process(struct buf *out, const struct status_process *process)
     snprintf(pid, CELL, "%d", process->pid);
     cell_duration(up, process->uptime_ms);
     snprintf(generation, CELL, process->generation ? "%u" : "-", process->generation);
+    if (process->n_generations > 1) /* old ones still finish */
+        snprintf(generation + strlen(generation), CELL - strlen(generation), "+%u", process->n_generations - 1);
     snprintf(in_flight, CELL, "%llu", (unsigned long long)process->in_flight);
     cell_rate(rps, process->rate.per_s);
     cell_latency(p50, process->rate.p50_us);

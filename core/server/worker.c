@@ -226,7 +226,7 @@ static void on_pulse(struct timer *timer)
     slot->connections = (uint32_t)stats.connections;
     slot->in_flight = in_flight(worker);
     slot->lua_heap = worker_reload_bytes(worker->reload);
-    slot->generation = worker_reload_number(worker->reload);
+    slot->n_generations = worker_reload_alive(worker->reload);
     slot->beat_ms = clock_ms();
     arm(worker, &worker->pulse, SCOREBOARD_BEAT_MS, on_pulse);
 }
@@ -293,9 +293,16 @@ static void open_http(struct worker *worker)
 
 /* ---- reloads ------------------------------------------------------------------------------------------------- */
 
+static void show_generation(struct worker *worker)
+{
+    snprintf(worker->slot->generation_hash, SCOREBOARD_HASH, "%s", bundle_hash(worker->host.bundle));
+    worker->slot->generation = worker_reload_number(worker->reload);
+}
+
 static void on_current(void *data)
 {
     struct worker *worker = data;
+    show_generation(worker);
     if (!worker->http)
         job_worker_switch(&worker->host);
     log_debug("new generation", LOG_I("generation", worker_reload_number(worker->reload)),
@@ -319,6 +326,7 @@ static void open_reload(struct worker *worker, uint32_t generation)
                                       .on_lost = on_lost,
                                       .data = worker};
     worker->reload = worker_reload_new(&opts);
+    show_generation(worker);
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------------- */
