@@ -15,6 +15,12 @@ return {
     migrations = "migrations",
   },
 
+  reload = {                 -- of the Lua files, in the running server: chowk reload, HUP, a saved file in development
+    -- timeout = "10s",          -- for checking new code, app.self_test included
+    -- stream_drain = "10m",     -- how long streams may go on in old code; requests have `drain`
+    -- max_generations = 4,      -- versions of the code alive at once, per worker
+  },
+
   pg = {
     -- url = file("/run/secrets/database_url"),
     -- pool_size = 20,       -- of all workers together: Supabase and PgBouncer count connections per machine

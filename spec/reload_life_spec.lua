@@ -65,9 +65,9 @@ describe("a reload", function()
     local client = assert(socket.connect("127.0.0.1", s.port))
     local function ask()
       client:send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-      local body_len, line = nil, nil
+      local body_len
       repeat
-        line = assert(client:receive("*l"))
+        local line = assert(client:receive("*l"))
         body_len = line:match("^Content%-Length: (%d+)") or body_len
       until line == ""
       return json.decode((client:receive(tonumber(body_len))))
