@@ -86,6 +86,7 @@ struct pg *pg_new(const struct pg_opts *opts, struct err *err)
     pg->is_unnamed = opts->transaction_pooling;
     pg->max_waiters = opts->max_waiters ? opts->max_waiters : 1000;
     pg->max_result_bytes = opts->max_result_bytes ? opts->max_result_bytes : (size_t)64 << 20;
+    pg->percent = 100;
     pg->idle_ms = opts->idle_ms ? opts->idle_ms : PG_IDLE_MS;
     list_init(&pg->ops);
     list_init(&pg->finished);

@@ -30,7 +30,9 @@ struct pg_opts {
 };
 
 struct pg *pg_new(const struct pg_opts *opts, struct err *err); /* connects in the background; NULL: bad url */
-void pg_free(struct pg *pg);                                    /* calls in flight complete with ERR_CANCELLED first */
+/* No more than this part of each kind of connection is opened from now on, at least one; what is open stays. */
+void pg_set_share(struct pg *pg, unsigned percent);
+void pg_free(struct pg *pg); /* calls in flight complete with ERR_CANCELLED first */
 
 struct pg_param {
     const char *text; /* text format, NUL-terminated; NULL = SQL NULL */

@@ -44,7 +44,7 @@ static bool wants_another(const struct pg *pg, enum pg_lane_id id)
         n_open++;
         least = conn->n_ops < least ? conn->n_ops : least;
     }
-    if (n_closed == 0)
+    if (n_closed == 0 || (n_open + n_connecting > 0 && n_open + n_connecting >= lane->n_conns * pg->percent / 100))
         return false;
     if (id == PG_LANE_LISTEN)
         return n_open + n_connecting == 0 && pg_listen_is_wanted(pg);
@@ -121,6 +121,12 @@ void pg_grow_flush(struct pg *pg)
     for (enum pg_lane_id id = 0; id < PG_N_LANES; id++)
         while (may_grow(pg, id))
             conn_open_one(&pg->lanes[id]);
+}
+
+void pg_set_share(struct pg *pg, unsigned percent)
+{
+    pg->percent = percent;
+    pg_mark_dirty(pg); /* who waits may have a connection now */
 }
 
 void pg_grow_on_connected(struct pg_session *conn)

@@ -242,6 +242,7 @@ struct pg {
     struct loop_hook hook;
     struct loop_task kick;
     struct timer janitor;
+    unsigned percent;  /* pg_set_share */
     bool is_dirty;     /* the hook has work */
     bool is_dozing;    /* the janitor is armed for idle connections only */
     bool is_read_only; /* of a replica */

@@ -35,6 +35,11 @@ static const struct cli_command commands[] = {
      "Workers, generation, rates and latencies of the last seconds, connection pools. Exits 1 when none runs.\n"
      "  --json   the same for programs; the admin listener's GET /status gives it too\n",
      cmd_status},
+    {"upgrade", "[DIR]", "replace the server of the application in DIR by the binary that is on the disk now",
+     "As USR2 does: starts it beside the old one, on the same sockets and shared memory, with configuration and code\n"
+     "as they are now. When all its workers are ready the old one finishes what it has begun; if they do not become\n"
+     "ready within upgrade.timeout, the old one goes on, and this exits 1 with the reason.\n",
+     cmd_upgrade},
     {"migrate", "[status | new NAME | --dry-run]", "apply the SQL migrations that are missing",
      "Works on DATABASE_URL or pg.url; without one, on the application's private PostgreSQL, started if need be.\n"
      "  status      list every migration and whether it is applied\n"

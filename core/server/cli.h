@@ -43,6 +43,7 @@ int cmd_migrate(struct cli_args *args);
 int cmd_jobs(struct cli_args *args);
 int cmd_run(struct cli_args *args);
 int cmd_stop(struct cli_args *args);
+int cmd_upgrade(struct cli_args *args);
 int cmd_cache(struct cli_args *args);
 int cmd_status(struct cli_args *args);
 int cmd_config(struct cli_args *args);

@@ -121,7 +121,11 @@ int cmd_dev(struct cli_args *args)
         code = CLI_OK; /* whatever the interrupted step says of it */
     else if (status == OK)
         code = master_run(
-            &(struct master_opts){.config = dev.app.config, .on_ready = on_ready, .on_child = on_child, .data = &dev},
+            &(struct master_opts){.config = dev.app.config,
+                                  .on_ready = on_ready,
+                                  .on_child = on_child,
+                                  .no_upgrade = "chowk dev ends with its private databases: stop it and start it again",
+                                  .data = &dev},
             &err);
     app_close(&dev.app);
     return code == CLI_OK ? CLI_OK : cli_fail(&err);

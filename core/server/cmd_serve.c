@@ -4,6 +4,7 @@
 #include "server/cli.h"
 #include "server/config_log.h"
 #include "server/early_stop.h"
+#include "server/handover.h"
 #include "server/master.h"
 
 struct serve {
@@ -21,19 +22,26 @@ static void on_ready(void *data, const char *url)
 int cmd_serve(struct cli_args *args)
 {
     struct err err = {0};
-    struct app app;
+    struct app app = {0};
+    struct handover *handover = NULL;
     if (cli_check_operands(args, 0, 1) != OK)
         return CLI_MISUSE;
     uint64_t started_ms = clock_ms();
     early_stop_catch();
     int code = CLI_FAILED;
-    if (app_open(&app, args->argc ? args->argv[0] : NULL, false, NULL, &err) == OK) {
+    if (handover_receive(&handover, &err) != ERR &&
+        app_open(&app, args->argc ? args->argv[0] : NULL, false, NULL, &err) == OK) {
         config_log_open(app.config, NULL);
         if (app_has_migrations(&app) && !config_is_set(app.config, CONFIG_PG_URL))
             log_error("no database: set DATABASE_URL or pg.url");
         struct serve serve = {.config = app.config, .started_ms = started_ms};
-        code = master_run(&(struct master_opts){.config = app.config, .on_ready = on_ready, .data = &serve}, &err);
+        code = master_run(
+            &(struct master_opts){.config = app.config, .on_ready = on_ready, .handover = handover, .data = &serve},
+            &err);
     }
+    if (code != CLI_OK)
+        handover_say_failed(handover, &err);
+    handover_free(handover);
     app_close(&app);
     return code == CLI_OK ? CLI_OK : cli_fail(&err);
 }

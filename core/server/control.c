@@ -75,7 +75,8 @@ enum status control_receive(int fd, struct control_message *out)
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK ? AGAIN : ERR;
     out->fd = received_fd(&message);
-    if ((size_t)n >= sizeof(header) && header.type >= CONTROL_READY && header.type <= CONTROL_REFUSED) {
+    bool is_known = (header.type >= CONTROL_READY && header.type <= CONTROL_SHARE) || header.type == CONTROL_MASTERS;
+    if ((size_t)n >= sizeof(header) && is_known) {
         out->type = (enum control_type)header.type;
         out->value = header.value;
         out->text[(size_t)n - sizeof(header)] = '\0';

@@ -1,6 +1,7 @@
 /* The control channel between the master and one worker: a SOCK_SEQPACKET pair, one message per packet, descriptors
  * by SCM_RIGHTS. Either end closing it is a message too: a worker whose master is gone drains; a master whose worker
- * is gone waits for its exit. Never blocks: a full socket drops beats, and nothing else is ever sent in numbers. */
+ * is gone waits for its exit. An upgrade's two masters speak over one too. Never blocks: a full socket drops beats, and
+ * nothing else is ever sent in numbers. */
 #pragma once
 
 #include "base/err.h"
@@ -18,6 +19,11 @@ enum control_type {
     CONTROL_COMMIT,   /* master → worker: look at the committed number */
     CONTROL_PREPARED, /* worker → master: its vote: yes */
     CONTROL_REFUSED,  /* worker → master: its vote: no; text = why, with the traceback */
+    /* An upgrade */
+    CONTROL_LEAVE, /* master → worker: finish and exit; the new master's workers accept from the same listeners */
+    CONTROL_SHARE, /* master → worker: value = percent of pg.pool_size that the old master's workers leave to us */
+    /* Between two masters, which may be of different versions: a number for ever (server/handover.h) */
+    CONTROL_MASTERS = 1000,
 };
 
 #define CONTROL_TEXT_MAX 4000

@@ -26,6 +26,7 @@ void early_stop_catch(void)
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < ARRAY_LEN(signals); i++)
         sigaction(signals[i], &action, NULL);
+    signal(SIGUSR2, SIG_IGN); /* an upgrade of a server that starts: not death, which is the default */
 }
 
 bool early_stop_is_wanted(void)

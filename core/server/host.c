@@ -224,6 +224,12 @@ enum status host_open(struct host *host, const struct host_opts *opts, struct er
     return status;
 }
 
+void host_set_pg_share(struct host *host, unsigned percent)
+{
+    if (host->pg)
+        pg_set_share(host->pg, percent);
+}
+
 void host_close(struct host *host)
 {
     if (host->vm)

@@ -43,6 +43,8 @@ struct host { /* read its fields; host_open and host_close write them */
 enum status host_open(struct host *host, const struct host_opts *opts, struct err *err) MUST_CHECK;
 /* For a host opened without services: connects after all. ERR: host_close cleans up. */
 enum status host_add_services(struct host *host, const struct host_opts *opts, struct err *err) MUST_CHECK;
+/* pg_set_share, if it has PostgreSQL: the rest of pg.pool_size is in use by the workers of an upgrade's old master. */
+void host_set_pg_share(struct host *host, unsigned percent);
 void host_close(struct host *host);
 
 /* For others who join what the workers share: *out stays NULL where no Redis is configured. */

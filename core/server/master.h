@@ -3,6 +3,7 @@
 #pragma once
 
 #include "server/config.h"
+#include "server/handover.h"
 
 struct master_opts {
     const struct config *config; /* borrowed for the call */
@@ -10,6 +11,8 @@ struct master_opts {
     void (*on_ready)(void *data, const char *url);
     /* SIGCHLD, after the workers' own; for other children of the process. Not once a stop has begun. May be NULL. */
     void (*on_child)(void *data);
+    const char *no_upgrade;    /* why this one cannot be upgraded; NULL: it can */
+    struct handover *handover; /* of the upgrade that started this process, or NULL; borrowed */
     void *data;
 };
 

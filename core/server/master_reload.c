@@ -73,6 +73,15 @@ static void stop_check(void *data)
     reload->checker = NULL;
 }
 
+static void on_busy(void *data, bool is_busy)
+{
+    const struct master_reload *reload = data;
+    if (is_busy)
+        sd_notify_reloading(reload->opts.notify);
+    else
+        sd_notify_ready(reload->opts.notify);
+}
+
 static void on_commit(void *data, int bundle_fd, uint32_t number)
 {
     const struct master_reload *reload = data;
@@ -154,6 +163,16 @@ void master_reload_up(struct master_reload *reload)
     reload_up(reload->reload);
 }
 
+void master_reload_hold(struct master_reload *reload)
+{
+    reload_hold(reload->reload);
+}
+
+bool master_reload_is_idle(const struct master_reload *reload)
+{
+    return reload_is_idle(reload->reload);
+}
+
 void master_reload_stop(struct master_reload *reload)
 {
     tree_watch_free(reload->watch);
@@ -191,6 +210,7 @@ static enum status open_machine(struct master_reload *reload, int bundle_fd, str
                                       .send = send_to,
                                       .start_check = start_check,
                                       .stop_check = stop_check,
+                                      .on_busy = on_busy,
                                       .on_commit = on_commit,
                                       .data = reload};
         reload->reload = reload_new(&machine, bundle_fd, bundle_hash(bundle));

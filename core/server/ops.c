@@ -58,7 +58,7 @@ struct ops {
     unsigned magic;
     struct loop *loop;
     int fd;
-    struct listener *listener; /* NULL: stopped */
+    struct listener *listener; /* NULL: does not serve */
     struct list calls;
     size_t n_calls;
     struct command commands[OPS_MAX_COMMANDS];
@@ -385,8 +385,14 @@ struct ops *ops_new(struct loop *loop, int fd)
     struct ops *ops = xalloc(sizeof(*ops));
     *ops = (struct ops){.magic = OPS_MAGIC, .loop = loop, .fd = fd};
     list_init(&ops->calls);
-    ops->listener = listener_new(loop, fd, on_accept, ops);
     return ops;
+}
+
+void ops_start(struct ops *ops)
+{
+    CHECK_OBJ(ops, OPS_MAGIC);
+    if (!ops->listener)
+        ops->listener = listener_new(ops->loop, ops->fd, on_accept, ops);
 }
 
 int ops_fd(const struct ops *ops)

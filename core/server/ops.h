@@ -28,8 +28,9 @@ typedef void (*ops_fn)(void *data, struct ops_call *call);
 /* A socket for ops_new in `dir`, replacing a stale one: hold the directory's lock. Works however long the path is.
  * Returns owned fd (CLOEXEC, non-blocking), or -1. */
 int ops_listen(const char *dir, struct err *err) MUST_CHECK;
-/* Serves the socket `fd`, which it takes. */
+/* To serve the socket `fd`, which it takes, from ops_start on: an upgrade's new master has it before it may speak. */
 struct ops *ops_new(struct loop *loop, int fd); /* returns owned */
+void ops_start(struct ops *ops);
 int ops_fd(const struct ops *ops);
 /* `fn` answers "name". A call that has no answer after timeout_ms (0: waits as long as it takes) fails for its client;
  * the answer still has to come, and is dropped. `name` is borrowed for ever. */

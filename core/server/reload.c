@@ -95,6 +95,12 @@ static struct reload_result result_of(const struct reload *reload)
         .number = reload->number, .hash = reload->committed.hash, .took_ms = clock_ms() - reload->started_ms};
 }
 
+static void say_busy(const struct reload *reload, bool is_busy)
+{
+    if (reload->opts.on_busy)
+        reload->opts.on_busy(reload->opts.data, is_busy);
+}
+
 /* Those who asked are told in a turn of their own list: a `done` may ask again. */
 static void end(struct reload *reload, const struct reload_result *result)
 {
@@ -105,7 +111,11 @@ static void end(struct reload *reload, const struct reload_result *result)
         list_push(&told, node);
     enter(reload, IDLE);
     tell(reload, &told, result);
-    if (reload->state == IDLE && !list_is_empty(&reload->waiting) && !reload->is_stopped)
+    if (reload->state != IDLE || reload->is_stopped)
+        return;
+    if (list_is_empty(&reload->waiting))
+        say_busy(reload, false);
+    else
         start(reload);
 }
 
@@ -292,6 +302,7 @@ static void start(struct reload *reload)
         kind = asker->kind == RELOAD_ON_SAVE ? kind : asker->kind;
         list_push(&reload->askers, node);
     }
+    say_busy(reload, true);
     reload->started_ms = clock_ms();
     reload->is_rollback = kind == RELOAD_ROLLBACK; /* alone: it is refused while another runs */
     reload->is_on_save = kind == RELOAD_ON_SAVE;
@@ -341,6 +352,18 @@ void reload_up(struct reload *reload)
     enter(reload, IDLE);
     if (!list_is_empty(&reload->waiting))
         start(reload);
+}
+
+bool reload_is_idle(const struct reload *reload)
+{
+    return reload->state == IDLE;
+}
+
+void reload_hold(struct reload *reload)
+{
+    CHECK_OBJ(reload, RELOAD_MAGIC);
+    CHECK(reload->state == IDLE);
+    enter(reload, STARTING);
 }
 
 void reload_stop(struct reload *reload)

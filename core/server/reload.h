@@ -23,6 +23,7 @@ struct reload_opts { /* borrowed for the life, like all here */
     enum status (*send)(void *data, unsigned slot, enum control_type type, uint32_t number, int fd);
     enum status (*start_check)(void *data, struct err *err); /* reload_checked follows, unless it is stopped */
     void (*stop_check)(void *data);
+    void (*on_busy)(void *data, bool is_busy); /* one begins; none runs any more. May be NULL */
     /* Committed: processes started from now on run this bundle. `fd` stays ours, until the next call. */
     void (*on_commit)(void *data, int bundle_fd, uint32_t number);
     void *data;
@@ -35,6 +36,9 @@ struct reload *reload_new(const struct reload_opts *opts, int bundle_fd, const c
 void reload_free(struct reload *reload); /* after reload_stop, or when nobody asks */
 
 void reload_up(struct reload *reload); /* every process has been ready */
+/* Idle: who asks waits again, until reload_up: an upgrade's new server reads the same files meanwhile. */
+void reload_hold(struct reload *reload);
+bool reload_is_idle(const struct reload *reload);
 
 enum reload_kind {
     RELOAD_FROM_DISK,

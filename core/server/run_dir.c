@@ -40,6 +40,27 @@ static enum status name_holder(int fd, struct err *err)
                    *text ? text : "a process that is just starting");
 }
 
+enum status run_dir_write(int fd, const char *address, struct err *err)
+{
+    char text[300];
+    int len = snprintf(text, sizeof(text), "pid %d on %s\n", (int)getpid(), address);
+    if (len < (int)sizeof(text) && ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)len, 0) == len)
+        return OK;
+    return err_errno(err, errno, "run.dir: cannot write chowk.pid");
+}
+
+bool run_dir_is_held(const char *dir, int fd)
+{
+    struct stat held, here;
+    struct buf path = {0};
+    buf_printf(&path, "%s/chowk.pid", dir);
+    buf_byte(&path, '\0');
+    bool is_same =
+        fstat(fd, &held) == 0 && stat(path.ptr, &here) == 0 && held.st_dev == here.st_dev && held.st_ino == here.st_ino;
+    buf_free(&path);
+    return is_same;
+}
+
 int run_dir_lock(const char *dir, const char *address, struct err *err)
 {
     if (make_dirs(dir, err) != OK)
@@ -58,8 +79,7 @@ int run_dir_lock(const char *dir, const char *address, struct err *err)
         close(fd);
         return -1;
     }
-    if (ftruncate(fd, 0) != 0 || dprintf(fd, "pid %d on %s\n", (int)getpid(), address) < 0) {
-        err_errno(err, errno, "run.dir: cannot write chowk.pid");
+    if (run_dir_write(fd, address, err) != OK) {
         close(fd);
         return -1;
     }

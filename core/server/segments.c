@@ -69,12 +69,13 @@ static const struct row rows[N_SEGMENTS] = {
 enum status segments_create(struct segments *segments, const struct config *config, struct err *err)
 {
     for (int i = 0; i < N_SEGMENTS; i++) {
+        if (segments->fds[i] >= 0)
+            continue;
+        segments->fds[i] = rows[i].create(config, err); /* or one that was offered (shm_offer) */
         if (segments->fds[i] >= 0 && rows[i].fits && !rows[i].fits(config, segments->fds[i])) {
             close(segments->fds[i]);
-            segments->fds[i] = -1;
-        }
-        if (segments->fds[i] < 0)
             segments->fds[i] = rows[i].create(config, err);
+        }
         if (segments->fds[i] < 0)
             return ERR;
     }

@@ -55,6 +55,7 @@ struct supervisor {
     struct timer kill;
     int bundle_fd;       /* supervisor_set_code */
     uint32_t generation; /* of it */
+    unsigned share;      /* supervisor_set_share */
     bool is_up, is_stopping, is_killed, is_down;
     char why[CONTROL_TEXT_MAX + 64]; /* the start failed, or the service did; "" = neither */
 };
@@ -115,6 +116,15 @@ static void tell(struct slot *slot, enum supervisor_event event, const struct co
         supervisor->opts.on_slot(supervisor->opts.data, (unsigned)(slot - supervisor->slots), event, message);
 }
 
+/* Listeners beyond one per worker: each worker takes its share of them, or all if all share one. */
+static void give_extra(struct slot *slot)
+{
+    const struct supervisor_opts *opts = &slot->supervisor->opts;
+    for (unsigned i = 0; i < opts->n_extra && !is_job_worker(slot); i++)
+        if (opts->is_extra_shared || i % opts->n_workers == slot->id)
+            (void)control_send(slot->control, CONTROL_ADOPT, 0, NULL, opts->extra[i]);
+}
+
 static void on_ready(struct slot *slot, uint32_t took_ms)
 {
     struct supervisor *supervisor = slot->supervisor;
@@ -122,6 +132,9 @@ static void on_ready(struct slot *slot, uint32_t took_ms)
         return;
     slot->state = SLOT_READY;
     slot->is_lent = false;
+    give_extra(slot);
+    if (supervisor->share < 100)
+        (void)control_send(slot->control, CONTROL_SHARE, supervisor->share, NULL, -1);
     log_debug("worker ready", LOG_I(slot->role, slot->id), LOG_I("pid", slot->pid), LOG_I("ms", took_ms));
     tell(slot, SUPERVISOR_ON_READY, NULL);
     if (supervisor->is_up) {
@@ -165,6 +178,9 @@ static void on_message(struct slot *slot, const struct control_message *message)
     case CONTROL_PREPARE:
     case CONTROL_ABORT:
     case CONTROL_COMMIT:
+    case CONTROL_LEAVE:
+    case CONTROL_SHARE:
+    case CONTROL_MASTERS:
         return; /* ours to send */
     }
     WRONG("control message");
@@ -399,6 +415,7 @@ struct supervisor *supervisor_new(const struct supervisor_opts *opts)
     supervisor->magic = SUPERVISOR_MAGIC;
     supervisor->opts = *opts;
     supervisor->bundle_fd = -1;
+    supervisor->share = 100;
     supervisor->slots = xalloc(n_slots(supervisor) * sizeof(struct slot));
     for (unsigned i = 0; i < n_slots(supervisor); i++) {
         bool is_jobs = i >= opts->n_workers;
@@ -459,6 +476,14 @@ enum status supervisor_send(struct supervisor *supervisor, unsigned slot, enum c
     return s->control < 0 ? ERR : control_send(s->control, type, value, NULL, fd);
 }
 
+void supervisor_set_share(struct supervisor *supervisor, unsigned percent)
+{
+    supervisor->share = percent;
+    for (unsigned i = 0; i < n_slots(supervisor); i++)
+        if (supervisor->slots[i].state == SLOT_READY)
+            (void)supervisor_send(supervisor, i, CONTROL_SHARE, percent, -1);
+}
+
 void supervisor_set_code(struct supervisor *supervisor, int bundle_fd, uint32_t generation)
 {
     supervisor->bundle_fd = bundle_fd;
@@ -468,7 +493,7 @@ void supervisor_set_code(struct supervisor *supervisor, int bundle_fd, uint32_t 
 unsigned supervisor_n_alive(const struct supervisor *supervisor)
 {
     unsigned n = 0;
-    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+    for (unsigned i = 0; i < n_slots(supervisor); i++)
         n += supervisor->slots[i].pid > 0;
     return n;
 }
@@ -480,11 +505,11 @@ static void on_kill(struct timer *timer)
     supervisor_kill(supervisor);
 }
 
-static void stop_slot(struct slot *slot, uint32_t lame_duck_ms)
+static void stop_slot(struct slot *slot, enum control_type how, uint32_t lame_duck_ms)
 {
     switch (slot->state) {
     case SLOT_READY:
-        if (slot->control < 0 || control_send(slot->control, CONTROL_DRAIN, lame_duck_ms, NULL, -1) != OK)
+        if (slot->control < 0 || control_send(slot->control, how, lame_duck_ms, NULL, -1) != OK)
             kill(slot->pid, SIGTERM);
         return;
     case SLOT_STARTING: /* serves nobody: no need to be gentle */
@@ -501,16 +526,29 @@ static void stop_slot(struct slot *slot, uint32_t lame_duck_ms)
     WRONG("slot state");
 }
 
-void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms)
+static void stop(struct supervisor *supervisor, enum control_type how, uint32_t lame_duck_ms)
 {
     if (supervisor->is_stopping)
         return;
     supervisor->is_stopping = true;
     uint64_t kill_in_ms = (uint64_t)lame_duck_ms + supervisor->opts.drain_ms + KILL_AFTER_MS;
     timer_arm(supervisor->opts.loop, &supervisor->kill, loop_now(supervisor->opts.loop) + kill_in_ms, on_kill);
+    for (unsigned i = 0; i < n_slots(supervisor); i++) /* first, for who drains adopts no more */
+        if (supervisor->slots[i].state != SLOT_READY)
+            lend_listener(&supervisor->slots[i]);
     for (unsigned i = 0; i < n_slots(supervisor); i++)
-        stop_slot(&supervisor->slots[i], lame_duck_ms);
+        stop_slot(&supervisor->slots[i], how, lame_duck_ms);
     check_down(supervisor);
+}
+
+void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms)
+{
+    stop(supervisor, CONTROL_DRAIN, lame_duck_ms);
+}
+
+void supervisor_leave(struct supervisor *supervisor)
+{
+    stop(supervisor, CONTROL_LEAVE, 0);
 }
 
 void supervisor_kill(struct supervisor *supervisor)

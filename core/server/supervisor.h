@@ -23,7 +23,10 @@ struct supervisor_opts {
     unsigned n_workers, n_job_workers;
     const int
         *listeners; /* one per worker, none for job workers; borrowed for the supervisor's life, like all that follow */
-    int config_fd;  /* what every worker gets; its code comes with supervisor_set_code */
+    const int *extra; /* more listeners, which the workers divide among themselves, or, shared, all accept from */
+    unsigned n_extra;
+    bool is_extra_shared;
+    int config_fd; /* what every worker gets; its code comes with supervisor_set_code */
     const struct segments *segments;
     struct scoreboard *board;  /* what the processes tell; NULL: nobody is watched */
     uint32_t stall_ms;         /* of a loop that stands still, until it is given up */
@@ -43,6 +46,8 @@ void supervisor_start(struct supervisor *supervisor);
 void supervisor_reap(struct supervisor *supervisor);              /* on SIGCHLD; looks only at its own children */
 unsigned supervisor_n_alive(const struct supervisor *supervisor); /* workers that have a process */
 void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms);
+void supervisor_leave(
+    struct supervisor *supervisor);                  /* others serve from now on: workers finish at once, still ready */
 void supervisor_kill(struct supervisor *supervisor); /* now: SIGKILL */
 
 /* Slots, from 0: workers, then job workers. A process that finishes its requests before it goes is still SERVING. */
@@ -52,5 +57,7 @@ enum supervisor_presence supervisor_presence(const struct supervisor *supervisor
 /* To a process that is SERVING; as control_send. */
 enum status supervisor_send(struct supervisor *supervisor, unsigned slot, enum control_type type, uint32_t value,
                             int fd);
+/* Of pg.pool_size, for every process, started later ones included: 100 unless an old master's workers still run. */
+void supervisor_set_share(struct supervisor *supervisor, unsigned percent);
 /* The code of processes started from now on; the descriptor is borrowed until the next call. */
 void supervisor_set_code(struct supervisor *supervisor, int bundle_fd, uint32_t generation);

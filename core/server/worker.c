@@ -35,9 +35,10 @@
 enum {
     BEAT_MS = 500,
     IDLE_GRACE_MS = 1000, /* how long idle keep-alive connections are still served when draining */
-    LISTENERS_MAX = 257,  /* its own and, at worst, all others' */
-    SETTLE_MS = 10,       /* between looks at what still runs after the last answer */
-    CUT_MS = 2000,        /* for jobs that were cut to be handed back */
+    IDLE_GRACE_DEV_MS = 200,
+    LISTENERS_MAX = 257, /* its own and, at worst, all others' */
+    SETTLE_MS = 10,      /* between looks at what still runs after the last answer */
+    CUT_MS = 2000,       /* for jobs that were cut to be handed back */
 };
 
 enum stage { SERVING, LAME_DUCK, DRAINING, SETTLING, STOPPED };
@@ -127,7 +128,7 @@ static void start_drain(struct worker *worker)
 {
     worker->stage = DRAINING;
     uint32_t drain_ms = (uint32_t)config_number(worker->config, CONFIG_DRAIN);
-    uint32_t grace_ms = config_is_development(worker->config) ? 0 : IDLE_GRACE_MS;
+    uint32_t grace_ms = config_is_development(worker->config) ? IDLE_GRACE_DEV_MS : IDLE_GRACE_MS;
     arm(worker, &worker->deadline, drain_ms, on_deadline);
     if (worker->http)
         http_server_drain(worker->http, grace_ms < drain_ms ? grace_ms : drain_ms, on_drained, worker);
@@ -140,13 +141,13 @@ static void on_lame_duck_end(struct timer *timer)
     start_drain(container_of(timer, struct worker, step));
 }
 
-static void start_stop(struct worker *worker, uint32_t lame_duck_ms)
+static void start_stop(struct worker *worker, uint32_t lame_duck_ms, bool is_replaced)
 {
     if (worker->stage != SERVING)
         return;
     worker->stage = LAME_DUCK;
     worker->slot->state = SCOREBOARD_DRAINING;
-    worker->host.env.is_stopping = true;
+    worker->host.env.is_stopping = !is_replaced; /* a probe that meets us must not hear that the server goes */
     /* Nobody routes jobs to us: they need no time to learn that we are going. */
     arm(worker, &worker->step, worker->http ? lame_duck_ms : 0, on_lame_duck_end);
 }
@@ -163,14 +164,20 @@ static void adopt(struct worker *worker, int fd)
     }
     worker->adopted[worker->n_adopted++] = fd;
     http_server_listen(worker->http, fd);
-    log_warn("accepting for a sibling that is gone");
+    log_debug("accepting from one more listener");
 }
 
 static void on_message(struct worker *worker, const struct control_message *message)
 {
     switch (message->type) {
     case CONTROL_DRAIN:
-        start_stop(worker, message->value);
+        start_stop(worker, message->value, false);
+        return;
+    case CONTROL_LEAVE:
+        start_stop(worker, 0, true);
+        return;
+    case CONTROL_SHARE:
+        host_set_pg_share(&worker->host, message->value);
         return;
     case CONTROL_ADOPT:
         adopt(worker, message->fd);
@@ -185,6 +192,7 @@ static void on_message(struct worker *worker, const struct control_message *mess
     case CONTROL_BEAT:
     case CONTROL_PREPARED:
     case CONTROL_REFUSED:
+    case CONTROL_MASTERS:
         return; /* ours to send */
     }
     WRONG("control message");
@@ -202,7 +210,7 @@ static void on_control(void *data, int events UNUSED)
     poll_set(worker->control, 0);
     if (worker->stage == SERVING)
         log_warn("the master is gone: draining");
-    start_stop(worker, 0);
+    start_stop(worker, 0, false);
 }
 
 static void on_beat(struct timer *timer)
@@ -233,7 +241,7 @@ static void on_pulse(struct timer *timer)
 
 static void on_term(void *data, int signum UNUSED)
 {
-    start_stop(data, 0);
+    start_stop(data, 0, false);
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------ */
@@ -311,7 +319,7 @@ static void on_current(void *data)
 
 static void on_lost(void *data)
 {
-    start_stop(data, 0);
+    start_stop(data, 0, false);
 }
 
 static void open_reload(struct worker *worker, uint32_t generation)

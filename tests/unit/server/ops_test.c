@@ -60,6 +60,7 @@ static int setup(void **state)
     int fd = ops_listen(fixture->dir, NULL);
     assert_true(fd >= 0);
     fixture->ops = ops_new(fixture->loop, fd);
+    ops_start(fixture->ops);
     ops_register(fixture->ops, "echo", 0, on_echo, fixture);
     ops_register(fixture->ops, "fail", 0, on_fail, fixture);
     ops_register(fixture->ops, "keep", 0, on_keep, fixture);
@@ -136,6 +137,7 @@ static void test_stale_socket_is_replaced(void **state)
     int fd = ops_listen(fixture->dir, NULL);
     assert_true(fd >= 0);
     fixture->ops = ops_new(fixture->loop, fd);
+    ops_start(fixture->ops);
     ops_register(fixture->ops, "fail", 0, on_fail, fixture);
     talk(fixture, "{\"command\":\"fail\"}\n", answer, sizeof(answer));
     assert_string_equal(answer,
@@ -222,6 +224,7 @@ static void test_open_calls_at_the_end(void **state)
     close(fds[1]);
     int fd = ops_listen(fixture->dir, NULL);
     fixture->ops = ops_new(fixture->loop, fd);
+    ops_start(fixture->ops);
 }
 
 /* ---- the command's side ---- */
