@@ -125,8 +125,8 @@ function Load:finish()
 end
 
 function M.start(port, n, path)
-  local self = setmetatable({ port = port, conns = {}, answered = 0, refused = 0, closed = 0, failed = {}, bodies = {} },
-    Load)
+  local self = setmetatable({ port = port, conns = {}, failed = {}, bodies = {} }, Load)
+  self.answered, self.refused, self.closed = 0, 0, 0
   self.request = "GET " .. path .. " HTTP/1.1\r\nHost: x\r\n\r\n"
   for i = 1, n do self.conns[i] = { n = 0, data = "" } end
   return self
