@@ -1,6 +1,8 @@
 -- Jobs on a real PostgreSQL, in real job workers: enqueued with a transaction or not at all, run at least once, with
 -- effects exactly once behind the fence, whatever is killed meanwhile.
 local server = require "spec.support.server"
+local exposition = require "spec.support.exposition"
+local http = require "spec.support.http"
 local queue = require "spec.support.jobs"
 local pgbouncer = require "spec.support.pgbouncer"
 local postgres = require "spec.support.postgres"
@@ -57,6 +59,7 @@ jobs.define("nap", { timeout = "10s" }, function(args, job)
   task.sleep(args.seconds)
   effect(pg, "woke", job)
 end)
+jobs.define("spin", { retries = 0 }, function() while true do end end)
 jobs.define("tick", note)
 jobs.cron("* * * * *", "Asia/Kolkata", "tick", { what = "tick" })
 routes:get("/quick", function() return "quick" end)
@@ -98,7 +101,8 @@ return routes
 
 describe("jobs", function()
   local s
-  setup(function() s = queue.start { app = APP } end)
+  local admin_port = server.free_port()
+  setup(function() s = queue.start { app = APP, env = { CHOWK_ADMIN_LISTEN = "127.0.0.1:" .. admin_port } } end)
   teardown(function() s:stop() end)
 
   local function enqueue(name, args, options)
@@ -199,6 +203,21 @@ describe("jobs", function()
     for _ = 1, 20 do assert.equal("quick", s:get("/quick").body) end
     assert.equal("running", job(id).state) -- twenty answers, and it still keeps its own process from everything
     becomes("completed", id)
+  end)
+
+  it("are counted", function()
+    local seen
+    local function total(name, labels) return exposition.value(seen, name, labels) or 0 end
+    local id = enqueue("hopeless")
+    becomes("discarded", id)
+    server.eventually("counted", function()
+      seen = exposition.parse(http.request("127.0.0.1", admin_port, "GET", "/metrics").body)
+      return total("jobs_total", { kind = "hopeless", state = "discarded" }) >= 1
+    end)
+    assert.truthy(total("jobs_total", { kind = "note", state = "completed" }) > 200)
+    assert.truthy(total("jobs_total", { kind = "again", state = "parked" }) == 3)
+    assert.truthy(total("jobs_total", { kind = "soon", state = "failed" }) > 0)
+    assert.truthy(exposition.value(seen, "job_duration_seconds_count", nil, "job_duration_seconds") > 200)
   end)
 
   it("are misused with a word on what to write", function()
@@ -335,6 +354,20 @@ describe("a job worker that stops", function()
   end)
 end)
 
+describe("a job that never returns", function()
+  it("is named, ended with its process, and not tried for ever", function()
+    local s = queue.start { app = APP, config = { worker = { stall = "500ms" } } }
+    finally(function() s:stop() end)
+    local id = s:post("/enqueue/spin", { json = {} }).json.id
+    local function row() return s:sql("SELECT * FROM jobs WHERE id = " .. id)[1] end
+    server.eventually("given up", function() return row().state == "discarded" end)
+    assert.truthy(row().errors[1].error:find("died or fell silent", 1, true))
+    assert.truthy(s:log():find("job spin", 1, true), s:log())
+    id = s:post("/enqueue/note", { json = { args = { what = "after" } } }).json.id
+    server.eventually("the next one", function() return row().state == "completed" end)
+  end)
+end)
+
 describe("jobs and what they stand on", function()
   local pg
   setup(function() pg = postgres.start() end)
@@ -343,10 +376,11 @@ describe("jobs and what they stand on", function()
   it("outlive a PostgreSQL that crashes, and need no Redis", function()
     local s = queue.start { app = APP, pg = pg, redis_url = "unix:///nowhere/redis" }
     finally(function() s:stop() end)
+    local DONE = "jobs WHERE kind = 'exact' AND state = 'completed'"
     s:exec "INSERT INTO jobs (kind, max_attempts) SELECT 'exact', 101 FROM generate_series(1, 60)"
-    server.eventually("some", function() return queue.count(s, "jobs WHERE state = 'completed'") > 5 end)
+    server.eventually("some", function() return queue.count(s, DONE) > 5 end)
     pg:restart("immediate")
-    server.eventually("all", function() return queue.count(s, "jobs WHERE state = 'completed'") == 60 end, 40)
+    server.eventually("all", function() return queue.count(s, DONE) == 60 end, 40)
     assert.equal(60, queue.count(s, "effects WHERE what = 'exact'"))
     local id
     server.eventually("a connection of the server's", function() -- another process than the one that ran the jobs

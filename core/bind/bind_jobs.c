@@ -18,6 +18,7 @@ struct run {
     struct job *job;
     struct co *co;
     bool is_again;
+    char label[RUNNING_ROUTE], id[RUNNING_ID]; /* for the watchdog */
     uint64_t again_ms;
 };
 
@@ -154,10 +155,11 @@ static void on_done(struct co *co, lua_State *L, int n_results, const char *trac
     struct job_end end = {.outcome = run->is_again ? JOB_AGAIN : JOB_DONE, .again_ms = run->again_ms};
     co_set_job(co, NULL);
     if (n_results < 0) {
+        bool is_err = lx_is_err(L, -1);
         end.outcome = outcome_of(L);
         end.error = slice_str(lx_to_text(L, -1));
         if (end.outcome != JOB_RETURNED)
-            log_failure(job, end.outcome, end.error.ptr, trace);
+            log_failure(job, end.outcome, end.error.ptr, is_err ? NULL : trace); /* only a bug wants to be traced */
     }
     free(run);
     job_end(job, &end);
@@ -186,6 +188,9 @@ static void run_job(void *data, struct job *job)
                                   (lua_Number)info->created_at_ms};
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
         lua_pushnumber(L, numbers[i]);
+    snprintf(run->label, sizeof run->label, "job %.*s", (int)sizeof run->label - 5, info->kind->name);
+    snprintf(run->id, sizeof run->id, "%lld", (long long)info->id);
+    co_set_label(run->co, (struct running_label){run->label, run->id});
     co_set_job(run->co, run);
     job_on_stop(job, on_stop, run);
     co_start(run->co, 1 + (int)ARRAY_LEN(numbers), loop_now(vm_env(vm)->loop) + info->kind->timeout_ms, on_done, run);

@@ -127,29 +127,36 @@ void jobs_notify(struct jobs *jobs, struct slice queue)
         timer_arm(jobs->loop, &jobs->notify, notice->sent_ms + JOBS_NOTIFY_MS, on_notify);
 }
 
-/* ---- figures -------------------------------------------------------------------------------------------------------
+/* ---- counting ------------------------------------------------------------------------------------------------------
  */
 
-struct job_stats *jobs_tally(struct jobs *jobs, const char *name)
+static struct tally *tally_of(struct jobs *jobs, const char *kind)
 {
     for (size_t i = 0; i < jobs->n_tallies; i++)
-        if (strcmp(jobs->tallies[i].name, name) == 0)
-            return &jobs->tallies[i].stats;
+        if (strcmp(jobs->tallies[i].name, kind) == 0)
+            return &jobs->tallies[i];
     jobs->tallies = xrealloc(jobs->tallies, (jobs->n_tallies + 1) * sizeof(*jobs->tallies));
     struct tally *tally = &jobs->tallies[jobs->n_tallies++];
-    *tally = (struct tally){.stats = {0}};
-    snprintf(tally->name, sizeof(tally->name), "%s", name);
-    return &tally->stats;
+    *tally = (struct tally){.name = ""};
+    snprintf(tally->name, sizeof(tally->name), "%s", kind);
+    return tally;
 }
 
-bool jobs_stats(const struct jobs *jobs, size_t i, const char **name, struct job_stats *out)
+void jobs_count(struct jobs *jobs, const char *kind, enum job_count count)
 {
-    CHECK_OBJ(jobs, JOBS_MAGIC);
-    if (i >= jobs->n_tallies)
-        return false;
-    *name = jobs->tallies[i].name;
-    *out = jobs->tallies[i].stats;
-    return true;
+    static const char *const states[N_COUNTS] = {
+        [COUNT_COMPLETED] = "completed", [COUNT_FAILED] = "failed",     [COUNT_DISCARDED] = "discarded",
+        [COUNT_PARKED] = "parked",       [COUNT_RETURNED] = "returned", [COUNT_LOST] = "lost"};
+    struct tally *tally = tally_of(jobs, kind);
+    if (!tally->cells[count]) {
+        struct buf labels = {0};
+        metrics_label(&labels, "kind", slice_str(kind));
+        metrics_label(&labels, "state", slice_str(states[count]));
+        buf_byte(&labels, '\0');
+        tally->cells[count] = metrics_labelled(METRIC_JOBS, labels.ptr);
+        buf_free(&labels);
+    }
+    metrics_add_to(tally->cells[count], 1);
 }
 
 /* ---- life

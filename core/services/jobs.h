@@ -92,14 +92,3 @@ void job_end(struct job *job, const struct job_end *end);
 struct pg_call job_sql(struct job *job, bool is_final, struct arena *arena);
 /* What became of that statement with is_final. Once it has committed, job_end has nothing left to say. */
 void job_final_done(struct job *job, bool is_committed);
-
-/* ---- figures ------------------------------------------------------------------------------------------------------
- */
-
-struct job_stats { /* of this process, by kind */
-    uint64_t completed, failed, discarded, parked, lost, returned;
-    uint64_t running;
-    uint64_t run_us, wait_ms; /* sums: of runs, and between run_at and their start */
-};
-/* The i-th kind that has run here, from 0; false: there are no more. *name is borrowed. */
-bool jobs_stats(const struct jobs *jobs, size_t i, const char **name, struct job_stats *out);

@@ -1,6 +1,6 @@
 /* What the files of services/jobs* share. Who owns what:
  *
- *   jobs.c        life, telling the workers (NOTIFY), figures
+ *   jobs.c        life, telling the workers (NOTIFY), counting
  *   jobs_fetch.c  what is taken, when: lanes, LISTEN, polling
  *   jobs_run.c    what runs: leases, fences, how a run ends
  *   jobs_tend.c   what others left behind: expired leases, finished rows
@@ -9,6 +9,7 @@
  * Every statement is a jobs_call, so that jobs_free finds what is still under way. */
 #pragma once
 
+#include "base/metrics.h"
 #include "data/pg_listen.h"
 #include "net/timer.h"
 #include "services/jobs.h"
@@ -58,9 +59,10 @@ struct notice {
     char queue[JOB_NAME_MAX + 1];
 };
 
-struct tally {
+enum job_count { COUNT_COMPLETED, COUNT_FAILED, COUNT_DISCARDED, COUNT_PARKED, COUNT_RETURNED, COUNT_LOST, N_COUNTS };
+struct tally { /* of one kind */
     char name[JOB_NAME_MAX + 1];
-    struct job_stats stats;
+    struct metrics_cell *cells[N_COUNTS];
 };
 
 struct jobs {
@@ -128,7 +130,7 @@ struct job {
     struct timer retry;
 };
 
-struct job_stats *jobs_tally(struct jobs *jobs, const char *name);
+void jobs_count(struct jobs *jobs, const char *kind, enum job_count count);
 /* An outage is one line in the log, not one for each poll. */
 void jobs_note_failure(struct jobs *jobs, const char *what, const struct err *err);
 void jobs_note_success(struct jobs *jobs);

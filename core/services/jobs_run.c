@@ -45,6 +45,7 @@ static void free_job(struct job *job)
     struct jobs *jobs = job->jobs;
     list_remove(&job->node);
     jobs->n_running--;
+    metrics_set(METRIC_JOBS_RUNNING, jobs->n_running);
     jobs_call_cancel(&job->call);
     timer_stop(jobs->loop, &job->retry);
     free(job->args);
@@ -95,7 +96,7 @@ static void on_end_written(struct jobs_call *call, const struct pg_result *resul
     }
     /* A second try may find its own first one. */
     if (!err && pg_result_affected(result) == 0 && job->n_tries == 0 && !job->is_stopped) {
-        jobs_tally(jobs, job->kind.name)->lost++;
+        jobs_count(jobs, job->kind.name, COUNT_LOST);
         log_lost(job);
     }
     if (!err && pg_result_affected(result) > 0 && (job->outcome == JOB_RETURNED))
@@ -132,30 +133,19 @@ static void write_end(struct job *job)
     WRONG("job outcome");
 }
 
-static void count_end(const struct job *job, uint64_t took_us)
+static enum job_count count_of(const struct job *job)
 {
-    struct job_stats *stats = jobs_tally(job->jobs, job->kind.name);
-    bool is_last = job->info.attempt >= job->info.max_attempts;
-    stats->running--;
-    stats->run_us += took_us;
     switch (job->outcome) {
     case JOB_DONE:
-        stats->completed++;
-        return;
+        return COUNT_COMPLETED;
     case JOB_FAILED:
-        stats->failed++;
-        stats->discarded += is_last;
-        return;
+        return job->info.attempt >= job->info.max_attempts ? COUNT_DISCARDED : COUNT_FAILED;
     case JOB_DISCARDED:
-        stats->failed++;
-        stats->discarded++;
-        return;
+        return COUNT_DISCARDED;
     case JOB_AGAIN:
-        stats->parked++;
-        return;
+        return COUNT_PARKED;
     case JOB_RETURNED:
-        stats->returned++;
-        return;
+        return COUNT_RETURNED;
     }
     WRONG("job outcome");
 }
@@ -189,8 +179,10 @@ void job_end(struct job *job, const struct job_end *end)
         job->delay_ms = job_backoff_ms(&job->kind.backoff, (unsigned)job->info.attempt, jobs_random());
     job->error = end->error.ptr ? clean_text(end->error) : NULL;
     job->give_up_ms = loop_now(jobs->loop) + GIVE_UP_MS;
-    count_end(job, clock_us() - job->started_us);
     bool is_lost = job->is_stopped && job->outcome != JOB_RETURNED;
+    metrics_observe(METRIC_HISTOGRAM_JOB_RUN, clock_us() - job->started_us);
+    if (!is_lost) /* else it is counted already */
+        jobs_count(jobs, job->kind.name, count_of(job));
     if (job->is_completed || is_lost)
         leave(job);
     else
@@ -212,7 +204,7 @@ static void lose(struct job *job)
     if (job->is_stopped || job->is_ending)
         return;
     job->is_stopped = true;
-    jobs_tally(job->jobs, job->kind.name)->lost++;
+    jobs_count(job->jobs, job->kind.name, COUNT_LOST);
     log_lost(job);
     if (job->on_stop)
         job->on_stop(job->data, ERR_LEASE_LOST);
@@ -355,10 +347,9 @@ void jobs_run_row(struct jobs *jobs, const struct pg_result *result, int row, ui
     jobs->n_running++;
     job->started_us = clock_us();
     job->lease_until_ms = sent_ms + jobs->opts.lease_ms;
-    struct job_stats *stats = jobs_tally(jobs, job->kind.name);
     int64_t waited_ms = clock_wall_ms() - job->info.run_at_ms;
-    stats->running++;
-    stats->wait_ms += waited_ms > 0 ? (uint64_t)waited_ms : 0;
+    metrics_set(METRIC_JOBS_RUNNING, jobs->n_running);
+    metrics_observe(METRIC_HISTOGRAM_JOB_WAIT, waited_ms > 0 ? (uint64_t)waited_ms * 1000 : 0);
     if (!kind || jobs->is_draining)
         job_end(job, &(struct job_end){.outcome = JOB_RETURNED});
     else

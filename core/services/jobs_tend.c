@@ -56,6 +56,7 @@ static void on_rescued(struct jobs_call *call, const struct pg_result *result, c
     int64_t n = pg_result_affected(result);
     if (n == 0)
         return;
+    metrics_add(METRIC_JOBS_RESCUED, (uint64_t)n);
     log_warn("jobs rescued: their leases had run out", LOG_I("n", n));
     jobs_wake(jobs, (struct slice){NULL, 0});
 }
