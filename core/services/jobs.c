@@ -193,7 +193,6 @@ void jobs_work(struct jobs *jobs, const struct jobs_work_opts *opts)
         jobs->queues[i] = xstrndup(opts->queues[i], strlen(opts->queues[i]));
     name_self(jobs->by, sizeof(jobs->by));
     jobs_run_start(jobs);
-    jobs_fetch_start(jobs);
     jobs_tend_start(jobs);
 }
 

@@ -51,6 +51,7 @@ struct job_generation {
 /* What is taken, and what cron does, from now on. Jobs that run go on where they are. */
 void jobs_set_generation(struct jobs *jobs, const struct job_generation *generation);
 
+void jobs_reap_now(struct jobs *jobs); /* what is kept long enough goes in a minute or two by itself; now: for tests */
 unsigned jobs_running(const struct jobs *jobs); /* those whose end is not yet known to PostgreSQL among them */
 /* Takes no more. on_drained is called once, from the loop, when nothing runs. */
 void jobs_drain(struct jobs *jobs, void (*on_drained)(void *data), void *data);

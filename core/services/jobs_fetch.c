@@ -169,15 +169,6 @@ static void add_lane(struct jobs *jobs, const struct job_kind *first)
     jobs->lanes[jobs->n_lanes++] = lane;
 }
 
-void jobs_set_lanes(struct jobs *jobs)
-{
-    const struct job_kinds *kinds = jobs->generation.kinds;
-    free_lanes(jobs);
-    for (size_t i = 0; kinds && i < kinds->n_kinds; i++)
-        if (serves(jobs, kinds->kinds[i]->queue) && !has_lane(jobs, kinds->kinds[i]))
-            add_lane(jobs, kinds->kinds[i]);
-}
-
 void jobs_wake(struct jobs *jobs, struct slice queue)
 {
     for (size_t i = 0; i < jobs->n_lanes; i++)
@@ -221,14 +212,29 @@ static void on_event(void *data)
     }
 }
 
-void jobs_fetch_start(struct jobs *jobs)
+/* For as long as there is a kind to wait for: an application without jobs need not have their tables either. */
+static void start_listening(struct jobs *jobs)
 {
     struct err err = {0};
     struct pg_sub_opts opts = {.channel = SLICE(JOBS_CHANNEL), .on_event = on_event, .data = jobs};
     jobs->sub = pg_sub_new(jobs->pg, &opts, &err);
     if (!jobs->sub) /* through a transaction pooler there is no LISTEN */
         log_info("jobs are polled for", LOG_S("why", err.message));
-    on_poll(&jobs->poll);
+}
+
+void jobs_set_lanes(struct jobs *jobs)
+{
+    const struct job_kinds *kinds = jobs->generation.kinds;
+    free_lanes(jobs);
+    for (size_t i = 0; kinds && i < kinds->n_kinds; i++)
+        if (serves(jobs, kinds->kinds[i]->queue) && !has_lane(jobs, kinds->kinds[i]))
+            add_lane(jobs, kinds->kinds[i]);
+    if (jobs->is_draining || jobs->n_lanes == 0) {
+        jobs_fetch_stop(jobs);
+    } else if (!timer_is_armed(&jobs->poll)) {
+        start_listening(jobs);
+        on_poll(&jobs->poll);
+    }
 }
 
 void jobs_fetch_stop(struct jobs *jobs)

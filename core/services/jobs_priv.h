@@ -136,11 +136,10 @@ void jobs_note_failure(struct jobs *jobs, const char *what, const struct err *er
 void jobs_note_success(struct jobs *jobs);
 uint32_t jobs_random(void);
 
-void jobs_fetch_start(struct jobs *jobs);
 void jobs_fetch_stop(struct jobs *jobs); /* starts no more; what a fetch under way brings still runs */
 void jobs_fetch_close(struct jobs *jobs);
-void jobs_set_lanes(struct jobs *jobs);
-void jobs_pump(struct jobs *jobs);                     /* takes what there is room for */
+void jobs_set_lanes(struct jobs *jobs); /* by the current generation; starts listening and polling, or stops */
+void jobs_pump(struct jobs *jobs);      /* takes what there is room for */
 void jobs_wake(struct jobs *jobs, struct slice queue); /* there may be something in it; {NULL, 0}: in any */
 void jobs_wake_in(struct jobs *jobs, uint64_t in_ms);
 

@@ -153,18 +153,19 @@ static enum job_count count_of(const struct job *job)
 /* Neither jsonb nor text can hold a NUL or broken UTF-8. */
 static char *clean_text(struct slice text)
 {
-    struct buf json = {0};
     enum { MOST = 4000 };
-    for (size_t i = 0; i < text.len && i < MOST; i++)
-        buf_byte(&json, text.ptr[i] ? text.ptr[i] : ' ');
-    while (json.len && !json_is_utf8(buf_as_slice(&json)) && json.len + 4 > (text.len < MOST ? text.len : MOST))
-        json.len--; /* a character cut in two */
-    if (!json_is_utf8(buf_as_slice(&json)))
-        for (size_t i = 0; i < json.len; i++)
-            if (json.ptr[i] & 0x80)
-                json.ptr[i] = '?';
-    buf_byte(&json, '\0');
-    return json.ptr;
+    size_t len = text.len;
+    if (len > MOST)
+        for (len = MOST; len > 0 && (text.ptr[len] & 0xc0) == 0x80; len--) /* not in the middle of a character */
+            ;
+    char *clean = xstrndup(text.ptr, len);
+    bool is_utf8 = json_is_utf8(slice_of(text.ptr, len));
+    for (size_t i = 0; i < len; i++)
+        if (!clean[i])
+            clean[i] = ' ';
+        else if (!is_utf8 && clean[i] & 0x80)
+            clean[i] = '?';
+    return clean;
 }
 
 void job_end(struct job *job, const struct job_end *end)

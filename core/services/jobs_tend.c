@@ -65,7 +65,7 @@ static void on_rescue(struct timer *timer)
 {
     struct jobs *jobs = container_of(timer, struct jobs, rescue);
     arm_rescue(jobs);
-    if (jobs_call_is_busy(&jobs->rescuing))
+    if (jobs_call_is_busy(&jobs->rescuing) || jobs->n_lanes == 0)
         return;
     jobs->rescuing.done = on_rescued;
     jobs_call_start(jobs, &jobs->rescuing, RESCUE, NULL, 0);
@@ -75,6 +75,11 @@ static void on_rescue(struct timer *timer)
  */
 
 static void on_reap(struct timer *timer);
+
+static void arm_reap(struct jobs *jobs)
+{
+    timer_arm(jobs->loop, &jobs->reap, loop_now(jobs->loop) + REAP_MS + jobs_random() % REAP_MS, on_reap);
+}
 
 static void reap_step(struct jobs *jobs)
 {
@@ -96,7 +101,7 @@ static void on_reaped(struct jobs_call *call, const struct pg_result *result, co
         reap_step(jobs);
         return;
     }
-    timer_arm(jobs->loop, &jobs->reap, loop_now(jobs->loop) + REAP_MS + jobs_random() % REAP_MS, on_reap);
+    arm_reap(jobs);
 }
 
 static void on_reap(struct timer *timer)
@@ -104,7 +109,10 @@ static void on_reap(struct timer *timer)
     struct jobs *jobs = container_of(timer, struct jobs, reap);
     jobs->reap_step = 0;
     jobs->reaping.done = on_reaped;
-    reap_step(jobs);
+    if (jobs->n_lanes > 0)
+        reap_step(jobs);
+    else
+        arm_reap(jobs);
 }
 
 /* ---- life -----------------------------------------------------------------------------------------------------------
@@ -114,6 +122,11 @@ void jobs_tend_start(struct jobs *jobs)
 {
     arm_rescue(jobs);
     timer_arm(jobs->loop, &jobs->reap, loop_now(jobs->loop) + jobs_random() % REAP_MS, on_reap);
+}
+
+void jobs_reap_now(struct jobs *jobs)
+{
+    timer_arm(jobs->loop, &jobs->reap, 0, on_reap);
 }
 
 void jobs_tend_close(struct jobs *jobs)
