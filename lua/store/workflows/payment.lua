@@ -5,6 +5,7 @@
 -- compare-and-set only, and the event row is written by the same statement that moves it. The caller commits.
 local app = require "chowk.app"
 local config = require "chowk.config"
+local jobs = require "chowk.jobs"
 local log = require "chowk.log"
 local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
@@ -85,12 +86,8 @@ local function revive(tx, order, news, last)
     last[#last + 1] = coupon.take_again(order.id)
     return "confirmed"
   end
-  last[#last + 1] = { [[
-    INSERT INTO jobs (kind, args, unique_key) VALUES ('refund.send', $1, $2)
-    ON CONFLICT (kind, unique_key) WHERE unique_key IS NOT NULL
-      AND state IN ('available', 'scheduled', 'running', 'retryable') DO NOTHING]],
-    pg.jsonb { payment_id = news.payment_id, amount_paise = news.amount_paise, order_number = order.order_number },
-    news.payment_id }
+  local refund = { payment_id = news.payment_id, amount_paise = news.amount_paise, order_number = order.order_number }
+  last[#last + 1] = jobs.statement("refund.send", refund, { unique = news.payment_id })   -- defined in store/jobs.lua
   return order.status
 end
 
