@@ -11,7 +11,7 @@ Q       := $(if $(filter 1,$(V)),,@)
 
 # ---- what it stands on (Debian 12) ------------------------------------------------------------------------
 DEPS_BUILD := gcc libc6-dev make pkg-config libluajit2-5.1-dev luajit2 libuv1-dev node-llhttp libpq-dev libhiredis-dev libssl-dev libcurl4-openssl-dev
-DEPS_RUN   := postgresql-15 redis-server
+DEPS_RUN   := postgresql-15 redis-server tzdata
 DEPS_TEST  := pgbouncer libcmocka-dev lua-busted lua-check lua-socket lua-dkjson openssl nginx-light python3-aiosmtpd libasan8 libubsan1 curl procps
 DEPS_LINT  := clang-format
 DEPS_FUZZ  := clang libclang-rt-14-dev

@@ -81,6 +81,13 @@ return {
     -- gapless = { invoice = "INV{fy}/{n:6}" },   -- for tx:gapless: counted in the transaction, without gaps
   },
 
+  jobs = {
+    -- workers = 1,          -- processes beside the workers that run background jobs; 0: none on this machine
+    -- concurrency = 10,     -- jobs at a time in each
+    -- queues = { "default" },   -- only these here; default: all
+    -- lease = "30s",        -- after so much silence another process takes a job over
+  },
+
   payments = {
     -- confirm = "fetch",    -- production: paid when Razorpay says captured. "signature" (development): when the
                              -- checkout signature is valid

@@ -253,6 +253,13 @@ function tx:all(list) end
 ---@return string
 function tx:gapless(series) end
 
+---Enqueues a job that is there once the transaction has committed, and never otherwise. As `jobs.enqueue`.
+---@param name string
+---@param args? table
+---@param options? chowk.jobs.enqueue_options
+---@return integer? id
+function tx:enqueue(name, args, options) end
+
 ---Statements sent together with COMMIT once the function has returned, in their order; nobody sees their results.
 ---@param list chowk.pg.statement[]
 function tx:defer(list) end
