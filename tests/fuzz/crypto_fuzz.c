@@ -50,9 +50,9 @@ static void check_signature(struct slice text)
         crypto_hmac_sha256(keys[i], body, mac);
         crypto_hex(slice_of((const char *)mac, sizeof mac), hex);
         is_right = is_right || slice_eq(signature, slice_of(hex, sizeof hex));
-        CHECK(razorpay_verify_webhook(&secrets, body, slice_of(hex, sizeof hex), &err) == OK);
+        CHECK(razorpay_verify(&secrets, body, slice_of(hex, sizeof hex), &err) == OK);
     }
-    enum status status = razorpay_verify_webhook(&secrets, body, signature, &err);
+    enum status status = razorpay_verify(&secrets, body, signature, &err);
     CHECK((status == OK) == is_right && (is_right || err.code == ERR_BAD_SIGNATURE));
 }
 
