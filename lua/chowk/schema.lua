@@ -122,14 +122,20 @@ local function length(text)
   return #text - continuation
 end
 
+-- Characters are only counted where the bytes, one to four a character, do not settle it.
+local function check_length(opts, text)
+  local min, max = opts.min, opts.max
+  if min and #text < min * 4 and length(text) < min then
+    return min == 1 and "must not be empty" or "must have at least " .. count(min, "character")
+  end
+  if max and #text > max and length(text) > max then return "must have at most " .. count(max, "character") end
+end
+
 local function text_type(kind, opts, pattern_message, fold)
   return scalar(kind, opts, function(value)
     if type(value) ~= "string" then return nil, "must be a string" end
-    local n = length(value)
-    if opts.min and n < opts.min then
-      return nil, opts.min == 1 and "must not be empty" or "must have at least " .. count(opts.min, "character")
-    end
-    if opts.max and n > opts.max then return nil, "must have at most " .. count(opts.max, "character") end
+    local wrong = check_length(opts, value)
+    if wrong then return nil, wrong end
     if fold then value = fold(value) end
     if not value then return nil, pattern_message end
     if opts.pattern and not value:find(opts.pattern) then return nil, pattern_message end
@@ -259,10 +265,14 @@ local function check_fields(fields)
 end
 
 local function report_unknown(fields, value, at, ctx)
-  local unknown = {}
+  local unknown
   for name in pairs(value) do
-    if not fields[name] then unknown[#unknown + 1] = tostring(name) end
+    if not fields[name] then
+      unknown = unknown or {}
+      unknown[#unknown + 1] = tostring(name)
+    end
   end
+  if not unknown then return end
   table.sort(unknown)
   for _, name in ipairs(unknown) do add_error(ctx, at .. "/" .. escape_pointer(name), "is not known") end
 end
@@ -281,7 +291,7 @@ function M.object(fields)
     local out = {}
     for i = 1, #names do
       local name = names[i]
-      out[name] = run_member(fields[name], value[name], at .. pointers[i], ctx)
+      out[name] = run_member(fields[name], value[name], at == "" and pointers[i] or at .. pointers[i], ctx)
     end
     if not ctx.ignores_unknown then report_unknown(fields, value, at, ctx) end
     return out
