@@ -11,7 +11,7 @@ local part = require "part"
 local N = 0
 local routes = app.routes()
 routes:get("/", function() return N .. " " .. part.n end)
-routes:get("/slow", function() task.sleep(0.6) return "slow " .. N end)
+routes:get("/slow", function() task.sleep(0.6) return "slow " .. N end) routes:get("/bug", function() error("bug") end)
 routes:get("/stream", function()
   return app.stream(function(w)
     for i = 1, 8 do w:write(N .. "\n") task.sleep(0.1) end
@@ -211,9 +211,13 @@ describe("chowk reload", function()
     write(s, "part.lua", "oops(")
     server.eventually("the error", function() return s:log():find("part.lua:1:", 1, true) end)
     assert.equal("5 5", s:get("/").body)
+    local page = s:get("/bug", { headers = { Accept = "text/html" } }).body
+    assert.truthy(page:find("the last reload failed. part.lua:1:", 1, true), page)
     server.sh("mkdir -p " .. s.dir .. "/deep/er")
     write(s, "deep/er/part.lua", "return { n = 6 }\n")
     write(s, "part.lua", 'return require "deep.er.part"\n')
     server.eventually("the new file", function() return s:get("/").body == "5 6" end)
+    page = s:get("/bug", { headers = { Accept = "text/html" } }).body
+    assert.falsy(page:find("the last reload failed", 1, true), page)
   end)
 end)

@@ -272,11 +272,16 @@ static bool answer_page(struct call *call, int status, const char *title, struct
     static const struct http_header headers[] = {
         {SLICE("Cache-Control"), SLICE("no-store")},
         {SLICE("Content-Security-Policy"), SLICE("default-src 'none'; style-src 'unsafe-inline'")}};
-    if (!call->vm->env->development || !error_page_is_wanted(call->req))
+    const struct env *env = call->vm->env;
+    if (!env->development || !error_page_is_wanted(call->req))
         return false;
-    struct buf *buf = http_body_buf(call->req);
-    struct error_page page = {.title = title, .message = message, .trace = trace, .req = call->req};
+    struct buf *buf = http_body_buf(call->req), note = {0};
+    if (env->note_code)
+        env->note_code(env->note_data, &note);
+    struct error_page page = {
+        .title = title, .message = message, .trace = trace, .note = buf_as_slice(&note), .req = call->req};
     error_page_write(&page, buf);
+    buf_free(&note);
     call_unlink(call);
     struct http_answer answer = {.status = status,
                                  .content_type = SLICE("text/html; charset=utf-8"),

@@ -2,6 +2,7 @@
  * server/worker.c, read by bind/. All borrowed. */
 #pragma once
 
+#include "base/buf.h"
 #include "base/slice.h"
 #include "net/loop.h"
 
@@ -31,6 +32,10 @@ struct env {
     uint32_t slow_turn_ms;           /* a resume that holds the loop longer is logged; 0: none is */
     size_t lua_heap;                 /* cap of each VM in bytes; 0: none */
     bool development;
+    /* In development: appends what is worth knowing about the code that runs, for a page about its failure (that the
+     * last reload failed, so this is not what is on disk); nothing otherwise. NULL: never anything. */
+    void (*note_code)(void *data, struct buf *out);
+    void *note_data;
     int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */
     bool is_stopping; /* a stop has begun: still serving, but /readyz says no (lame duck) */
 };

@@ -29,7 +29,7 @@ static const char style[] =
     "main{max-width:64rem;margin:0 auto;padding:2.5rem 1.25rem}"
     "h1{font-size:.85rem;letter-spacing:.08em;text-transform:uppercase;color:var(--hot);margin:0 0 .5rem}"
     ".message{font:600 1.2rem/1.45 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere;margin:0}"
-    ".note{color:var(--dim);margin:.75rem 0 0}"
+    ".note{color:var(--dim);margin:.75rem 0 0;white-space:pre-wrap}"
     "h2{font-size:1rem;margin:2.25rem 0 .6rem}"
     "pre{margin:0;overflow-x:auto;font:13px/1.55 ui-monospace,monospace}"
     "figure{margin:0 0 1rem;border:1px solid var(--line);border-radius:8px;overflow:hidden}"
@@ -231,8 +231,11 @@ void error_page_write(const struct error_page *page, struct buf *out)
     buf_printf(out, "</title><style>%s</style><main><h1>%s</h1><p class=message>", style, page->title);
     write_text(out, page->message);
     buf_lit(out, "</p>");
-    if (page->note)
-        buf_printf(out, "<p class=note>%s</p>", page->note);
+    if (page->note.len > 0) {
+        buf_lit(out, "<p class=note>");
+        write_text(out, page->note);
+        buf_lit(out, "</p>");
+    }
     write_frames(out, page);
     write_request(out, page->req);
     buf_lit(out, "</main></html>\n");

@@ -10,7 +10,7 @@ struct error_page {
     const char *title;              /* "Lua error": what happened, in two words */
     struct slice message;           /* "lua/store/routes/orders.lua:42: …" */
     const char *trace;              /* luaL_traceback's text; NULL: none */
-    const char *note;               /* a sentence below the message; NULL: none */
+    struct slice note;              /* what else is worth knowing, below the message; empty: nothing */
     const struct http_request *req; /* borrowed */
 };
 

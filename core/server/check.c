@@ -31,7 +31,8 @@ struct check {
 
 static void limit(int what, rlim_t value)
 {
-    struct rlimit limit = {.rlim_cur = value, .rlim_max = value};
+    /* Soft below hard: the end of CPU time is then SIGXCPU, which says what it was, before it is SIGKILL. */
+    struct rlimit limit = {.rlim_cur = value, .rlim_max = value + (what == RLIMIT_CPU)};
     setrlimit(what, &limit);
 }
 

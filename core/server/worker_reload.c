@@ -37,6 +37,14 @@ static void show_current(struct worker_reload *reload)
         http_server_set_router(reload->opts.http, vm_router(host->vm), shown_hash(reload));
 }
 
+static void note_code(void *data, struct buf *out)
+{
+    const struct worker_reload *reload = data;
+    struct reload_view view;
+    if (reload_state_read(reload->opts.state, &view) == OK && view.is_last_failed)
+        buf_printf(out, "This is older code: the last reload failed. %s", view.error);
+}
+
 static void on_current(void *data)
 {
     struct worker_reload *reload = data;
@@ -90,6 +98,8 @@ struct worker_reload *worker_reload_new(const struct worker_reload_opts *opts)
                                            .data = reload};
     reload->set = generations_new(&generations, opts->number, opts->host->vm, opts->host->bundle);
     show_current(reload);
+    opts->host->env.note_code = note_code;
+    opts->host->env.note_data = reload;
     return reload;
 }
 
