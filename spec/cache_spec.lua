@@ -516,7 +516,8 @@ describe("chowk.cache over workers and machines", function()
       local text = http.request("127.0.0.1", a.admin_port, "GET", "/metrics").body
       return exposition.value(exposition.parse(text), name, labels) or 0
     end
-    assert.equal(0, v(a, "t13"))
+    assert.equal(0, v(b, "t13"))
+    assert.equal(0, v(a, "t13"))   -- from where b put it
     eventually("the figures", function()
       return metric("cache_lookups_total", { layer = "l1", result = "miss" }) > 0
         and metric("cache_lookups_total", { layer = "l2", result = "hit" }) > 0
