@@ -50,7 +50,9 @@ return routes
 describe("blocking redis commands", function()
   local s
 
-  setup(function() s = server.start { app = APP, config = { jobs = { workers = 0 }, redis = { blocking_connections = 3 } } } end)
+  setup(function()
+    s = server.start { app = APP, config = { jobs = { workers = 0 }, redis = { blocking_connections = 3 } } }
+  end)
   teardown(function() s:stop() end)
 
   it("give nil when nothing came, beside the others", function()
@@ -91,7 +93,7 @@ describe("blocking redis commands", function()
     end
     for i = 1, 8 do assert.is_true(seen[tostring(i)]) end
     local clients = select(2, s:redis("client list"):gsub("name=chowk", ""))
-    assert.is_true(clients <= 2 + 3, clients .. " connections") -- one worker: the shared one, the cache's news, and three
+    assert.is_true(clients <= 2 + 3, clients .. " connections") -- shared, cache news, three
   end)
 
   it("know every form of timeout", function()
