@@ -338,6 +338,14 @@ void metrics_request(unsigned route, int status, uint64_t us)
     add(&own.slot->latency[latency_bucket(us)], 1);
 }
 
+void metrics_bury(int pid)
+{
+    for (unsigned i = 0; own.segment.body && i < body()->n_slots; i++) {
+        int owner = pid;
+        atomic_compare_exchange_strong(&slot_of(body(), i)->owner, &owner, 0);
+    }
+}
+
 /* ---- reading ------------------------------------------------------------------------------------------------- */
 
 unsigned metrics_n_slots(void)

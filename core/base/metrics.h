@@ -39,6 +39,8 @@ bool metrics_segment_fits(int fd, unsigned n_processes, unsigned max_routes); /*
  * in. ERR: the segment is another version's, or full; counting goes on in private memory. fd: borrowed for the call. */
 enum status metrics_open(int fd, const char *name, struct err *err) MUST_CHECK;
 void metrics_close(void); /* the slot is free; its counters stay in the sum */
+/* As metrics_close of a process that was killed, before its pid can be another's. */
+void metrics_bury(int pid);
 
 /* ---- counting ------------------------------------------------------------------------------------------------ */
 

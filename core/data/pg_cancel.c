@@ -10,8 +10,9 @@
 #include "data/pg_cancel.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
+
+#include "net/thread.h"
 
 enum { MAX_WAITING = 64 };
 
@@ -60,18 +61,11 @@ static void *run_thread(void *data)
     return NULL;
 }
 
-/* Signals are the loop's: the thread blocks them all. */
 static bool start_thread(struct pg_cancels *cancels)
 {
-    sigset_t all, before;
     pthread_t thread;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&thread, NULL, run_thread, cancels);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc)
+    if (thread_start(&thread, "pg_cancel", run_thread, cancels) != 0)
         return false;
-    pthread_setname_np(thread, "pg_cancel");
     pthread_detach(thread);
     return true;
 }

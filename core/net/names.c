@@ -17,10 +17,10 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "net/loop_priv.h"
+#include "net/thread.h"
 
 #define NAMES_MAGIC 0x4a3e5001u
 #define QUERY_MAGIC 0x4a3e5002u
@@ -138,20 +138,13 @@ static void *run_thread(void *data)
     return NULL;
 }
 
-/* Signals are the loop's: the thread blocks them all. */
 static int start_thread(struct shared *shared)
 {
-    sigset_t all, before;
     pthread_t thread;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&thread, NULL, run_thread, shared);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc)
-        return rc;
-    pthread_setname_np(thread, "names");
-    pthread_detach(thread);
-    return 0;
+    int rc = thread_start(&thread, "names", run_thread, shared);
+    if (rc == 0)
+        pthread_detach(thread);
+    return rc;
 }
 
 /* ---- completing ---------------------------------------------------------------------------------------- */

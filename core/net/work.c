@@ -3,11 +3,11 @@
 #include "net/work.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "net/loop_priv.h"
+#include "net/thread.h"
 
 #define WORK_MAGIC 0x70b5a101u
 
@@ -47,18 +47,6 @@ static void *run_thread(void *data)
     }
     pthread_mutex_unlock(&work->mutex);
     return NULL;
-}
-
-/* Signals are the loop's: the thread blocks them all. */
-static void start_thread(struct work *work)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    CHECK(pthread_create(&work->thread, NULL, run_thread, work) == 0);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_setname_np(work->thread, work->name);
-    work->has_thread = true;
 }
 
 static void on_finished(void *data)
@@ -101,7 +89,8 @@ void work_push(struct work *work, struct work_job *job, void (*run)(struct work_
     job->run = run;
     job->done = done;
     if (!work->has_thread)
-        start_thread(work);
+        CHECK(thread_start(&work->thread, work->name, run_thread, work) == 0);
+    work->has_thread = true;
     if (work->n_jobs++ == 0)
         loop_wakeup_keep(work->wakeup, true);
     pthread_mutex_lock(&work->mutex);

@@ -17,7 +17,7 @@ struct checker {
     pid_t pid;
     int control;
     struct timer timer;
-    bool is_late;
+    bool is_late, is_stopped;
 };
 
 enum { GRACE_MS = 500 }; /* beyond the deadline the process gives itself, which is told with file and line */
@@ -93,10 +93,21 @@ static void finish(struct checker *checker, int status)
     opts.done(opts.data, &result);
 }
 
+static void finish_stopped(struct checker *checker)
+{
+    struct checker_opts opts = checker->opts;
+    release(checker);
+    opts.done(opts.data, NULL);
+}
+
 void checker_reap(struct checker *checker)
 {
     int status;
-    if (checker && waitpid(checker->pid, &status, WNOHANG) == checker->pid)
+    if (!checker || waitpid(checker->pid, &status, WNOHANG) != checker->pid)
+        return;
+    if (checker->is_stopped)
+        finish_stopped(checker);
+    else
         finish(checker, status);
 }
 
@@ -104,7 +115,14 @@ void checker_stop(struct checker *checker)
 {
     if (!checker)
         return;
+    checker->is_stopped = true;
     kill(checker->pid, SIGKILL);
-    waitpid(checker->pid, NULL, 0);
+}
+
+void checker_free(struct checker *checker)
+{
+    if (!checker)
+        return;
+    kill(checker->pid, SIGKILL);
     release(checker);
 }

@@ -50,7 +50,8 @@ static void on_checked(void *data, const struct reload_checked *result)
 {
     struct master_reload *reload = data;
     reload->checker = NULL;
-    reload_checked(reload->reload, result);
+    if (result)
+        reload_checked(reload->reload, result);
 }
 
 static enum status start_check(void *data, struct err *err)
@@ -68,9 +69,8 @@ static enum status start_check(void *data, struct err *err)
 
 static void stop_check(void *data)
 {
-    struct master_reload *reload = data;
+    const struct master_reload *reload = data;
     checker_stop(reload->checker);
-    reload->checker = NULL;
 }
 
 static void on_busy(void *data, bool is_busy)
@@ -241,6 +241,7 @@ void master_reload_free(struct master_reload *reload)
     if (!reload)
         return;
     tree_watch_free(reload->watch);
+    checker_free(reload->checker);
     reload_free(reload->reload);
     reload_state_detach(reload->state);
     free(reload);

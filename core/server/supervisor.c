@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/metrics.h"
 #include "net/poll.h"
 #include "net/timer.h"
 #include "server/control.h"
@@ -357,6 +358,7 @@ static void on_death(struct slot *slot, int status)
     char why[CONTROL_TEXT_MAX + 64];
     drain_control(slot); /* its last words */
     close_control(slot);
+    metrics_bury(slot->pid);
     slot->pid = 0;
     tell(slot, SUPERVISOR_ON_GONE, NULL);
     describe_death(slot, status, why, sizeof(why));
