@@ -31,7 +31,11 @@ routes:get("/undone", function()
   end)
   return { ok = ok, number = number, marks = pg.value("SELECT count(*) FROM marks") }
 end)
+routes:get("/skip/:number", function(req)
+  return { skipped = seq.skip_past("order", (req.params.number:gsub("_", "-"))), next = seq.value "order" }
+end)
 routes:get("/misuse/:what", function(req)
+  if req.params.what == "skip" then return seq.skip_past("ticket", "7") end
   if req.params.what == "unknown" then return seq.next("invoice") end
   if req.params.what == "number" then return seq.next(7) end
   return seq.next("ticket")
@@ -138,6 +142,24 @@ describe("chowk.seq", function()
     assert.equal("pg_error", s:get("/tried/5000").json.code)
     s:exec("ALTER TABLE away RENAME TO sequences")
     server.eventually("a number", function() return s:get("/tried/1").json.number end)
+  end)
+
+  it("skips what turns out to be taken, never backwards", function()
+    local value = s:get("/skip/PC9900_000001").json
+    assert.is_false(value.skipped)
+    local far = ("%06d"):format(value.next + 50000)
+    local prefix = s:get("/next").json.number:match "^PC%d%d%d%d" .. "_"
+    assert.same({ skipped = true, next = tonumber(far) + 1 }, s:get("/skip/" .. prefix .. far).json)
+    local seen = {}
+    for _, answer in ipairs(s:parallel(requests("/many", 20))) do
+      for _, n in ipairs(answer.json.numbers) do
+        assert.is_true(n > tonumber(far) and not seen[n])
+        seen[n] = true
+      end
+    end
+    assert.is_true(s:get("/skip/" .. prefix .. "000001").json.next > tonumber(far) + 1000)
+    assert.equal(500, s:get("/misuse/skip").status)
+    assert.truthy(s:log():find("seq.skip_past: sequence .-ticket.- has no format in seq.formats"))
   end)
 
   it("stays unique when a worker is killed, and over a restart", function()

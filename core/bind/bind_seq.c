@@ -1,5 +1,5 @@
 /* chowk.core.seq: take(name, is_formatted), for lua/chowk/seq.lua. It parks only when nothing is leased; in a
- * transaction too, because the lease uses a connection of the core's own. */
+ * transaction too, because the lease uses a connection of the core's own. read and skip are seq.skip_past's. */
 #include "bind/modules.h"
 
 #include <lauxlib.h>
@@ -60,9 +60,8 @@ static void cancel_wait(struct co *co UNUSED, void *wait)
 }
 
 /* The sequence called arg 1; misuse names what is there. */
-static int check_seq(lua_State *L, const struct seq *seq)
+static int check_seq(lua_State *L, const struct seq *seq, const char *fn)
 {
-    const char *fn = lua_toboolean(L, 2) ? "next" : "value";
     if (lua_type(L, 1) != LUA_TSTRING)
         lx_misuse(L, "seq.%s: expected the name of a sequence, got %s", fn, luaL_typename(L, 1));
     struct slice name = lx_check_slice(L, 1);
@@ -72,8 +71,9 @@ static int check_seq(lua_State *L, const struct seq *seq)
                   SLICE_FMT(name));
     if (seq_def(seq, id)->is_gapless)
         lx_misuse(L, "seq.%s: sequence \"%.*s\" has no gaps: take its numbers with tx:gapless", fn, SLICE_FMT(name));
-    if (lua_toboolean(L, 2) && !seq_def(seq, id)->format[0])
-        lx_misuse(L, "seq.next: sequence \"%.*s\" has no format in seq.formats: write seq.value", SLICE_FMT(name));
+    if (strcmp(fn, "value") != 0 && !seq_def(seq, id)->format[0])
+        lx_misuse(L, "seq.%s: sequence \"%.*s\" has no format in seq.formats%s", fn, SLICE_FMT(name),
+                  strcmp(fn, "next") == 0 ? ": write seq.value" : "");
     return id;
 }
 
@@ -88,8 +88,8 @@ static int take(lua_State *L)
         (void)err_set(&err, ERR_UNAVAILABLE, "sequences need a running server");
         return push_failure(L, &err);
     }
-    int id = check_seq(L, seq);
     bool is_formatted = lua_toboolean(L, 2);
+    int id = check_seq(L, seq, is_formatted ? "next" : "value");
     switch (seq_take(seq, id, &number, &err)) {
     case OK:
         return is_formatted ? push_text(L, &number) : push_value(L, &number);
@@ -102,6 +102,38 @@ static int take(lua_State *L)
     struct seq_call call = {.deadline_ms = co_deadline(co), .done = is_formatted ? on_text : on_value, .data = co};
     co_op_set_data(co, seq_wait_start(seq, id, &call));
     return co_park(L);
+}
+
+/* The number that is arg 2 of the sequence called arg 1; false: none of the running period. */
+static bool read_args(lua_State *L, struct seq *seq, int *id, struct seq_number *number)
+{
+    if (!seq)
+        lx_misuse(L, "seq.skip_past: sequences need a running server");
+    *id = check_seq(L, seq, "skip_past");
+    return seq_read(seq, *id, lx_check_slice(L, 2), number);
+}
+
+/* read(name, text) → period, value, or nothing */
+static int read_number(lua_State *L)
+{
+    struct seq_number number;
+    int id;
+    if (!read_args(L, vm_env(vm_of(L))->seq, &id, &number))
+        return 0;
+    lua_pushstring(L, number.period.text);
+    lua_pushnumber(L, (lua_Number)number.value);
+    return 2;
+}
+
+/* skip(name, text): not before the database's row is past it */
+static int skip_number(lua_State *L)
+{
+    struct seq *seq = vm_env(vm_of(L))->seq;
+    struct seq_number number;
+    int id;
+    if (read_args(L, seq, &id, &number))
+        seq_skip(seq, id, &number);
+    return 0;
 }
 
 /* The gapless sequence called arg 1. */
@@ -137,9 +169,10 @@ static int write_number(lua_State *L)
 
 int bind_seq_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"take", take}, {"period", current_period}, {"write", write_number}, {NULL, NULL}};
-    lua_createtable(L, 0, 3);
+    static const luaL_Reg functions[] = {{"take", take},          {"read", read_number},
+                                         {"skip", skip_number},   {"period", current_period},
+                                         {"write", write_number}, {NULL, NULL}};
+    lua_createtable(L, 0, 5);
     luaL_setfuncs(L, functions, 0);
     return 1;
 }

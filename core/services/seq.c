@@ -400,6 +400,21 @@ void seq_wait_cancel(struct seq_wait *wait)
     free(wait);
 }
 
+bool seq_read(struct seq *seq, int id, struct slice text, struct seq_number *out)
+{
+    struct line *line = line_of(seq, id);
+    set_period(line);
+    *out = (struct seq_number){.def = line->def, .period = line->key.period};
+    return seq_format_read(line->def, out->period, text, &out->value);
+}
+
+void seq_skip(struct seq *seq, int id, const struct seq_number *number)
+{
+    struct line *line = line_of(seq, id);
+    if (has_period(line, &number->period))
+        seq_store_skip(&seq->store, &line->key, loop_now(seq->loop), number->value);
+}
+
 int seq_find(const struct seq *seq, struct slice name)
 {
     for (size_t i = 0; i < seq->defs.n_items; i++)

@@ -43,6 +43,11 @@ struct seq_call {
 struct seq_wait *seq_wait_start(struct seq *seq, int id, const struct seq_call *call);
 void seq_wait_cancel(struct seq_wait *wait);
 
+/* A number that was given out before, as it reads: its counter. false: it is none of the running period. */
+bool seq_read(struct seq *seq, int id, struct slice text, struct seq_number *out) MUST_CHECK;
+/* After the database's row was moved past it: what the machine still holds up to that number is dropped. */
+void seq_skip(struct seq *seq, int id, const struct seq_number *number);
+
 struct seq_stats {
     uint64_t n_leases, n_lease_errors, n_numbers, n_waits, n_dropped, n_orphaned;
 };

@@ -229,6 +229,21 @@ enum status seq_format_write(const struct seq_def *def, struct seq_period period
     return OK;
 }
 
+bool seq_format_read(const struct seq_def *def, struct seq_period period, struct slice text, int64_t *n)
+{
+    struct slice rest = slice_str(def->format);
+    struct piece piece = {.field = 0};
+    char number[SEQ_NUMBER_MAX + 1];
+    size_t before = 0;
+    while (rest.len > 0 && read_piece(&rest, &piece, NULL) == OK && piece.field != FIELD_N)
+        before += field_len(&piece);
+    if (seq_format_write(def, period, 0, number, NULL) != OK || text.len < strlen(number))
+        return false;
+    size_t behind = strlen(number) - before - (size_t)piece.width;
+    return slice_to_int(slice_of(text.ptr + before, text.len - before - behind), 0, INT64_MAX, n) &&
+           seq_format_write(def, period, *n, number, NULL) == OK && slice_eq(text, slice_str(number));
+}
+
 /* ---- configuration ------------------------------------------------------------------------------------------- */
 
 enum section { SECTION_NONE, SECTION_FORMATS, SECTION_GAPLESS, SECTION_PERIODS };

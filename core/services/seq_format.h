@@ -43,3 +43,5 @@ struct seq_period seq_period_at(enum seq_cycle cycle, int64_t wall_ms);
 /* ERR (ERR_INVALID): the number has outgrown its format. */
 enum status seq_format_write(const struct seq_def *def, struct seq_period period, int64_t n,
                              char out[SEQ_NUMBER_MAX + 1], struct err *err) MUST_CHECK;
+/* The counter of a number that seq_format_write wrote. false: it is none of that format and period. */
+bool seq_format_read(const struct seq_def *def, struct seq_period period, struct slice text, int64_t *n) MUST_CHECK;

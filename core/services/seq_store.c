@@ -33,6 +33,7 @@ struct seq_slot {
         struct seq_range ranges[N_RANGES];
         uint64_t claim_owner, claim_until_ms;
         uint64_t leased_ms, n_used; /* when the last lease was claimed, numbers taken since */
+        int64_t skipped;            /* of this period: numbers up to it are somebody's already */
     } body;
 };
 
@@ -45,7 +46,7 @@ static void create_slots(void *memory)
 
 const struct shm_layout seq_layout = {.name = "chowk-seq",
                                       .magic = 0x5e90a901u,
-                                      .version = 1,
+                                      .version = 2,
                                       .size = N_SLOTS * sizeof(struct seq_slot),
                                       .create = create_slots};
 
@@ -152,6 +153,7 @@ static void turn_period(struct seq_store *store, struct body *body, const struct
     store->n_dropped += (uint64_t)count_left(body);
     body->n_ranges = 0;
     body->claim_owner = body->claim_until_ms = 0; /* what is being leased is of the old one */
+    body->skipped = 0;
     body->period = key->period;
 }
 
@@ -214,8 +216,18 @@ void seq_store_take(struct seq_store *store, struct seq_key *key, const struct s
     shm_unlock(lock);
 }
 
+static void skip_in(struct seq_store *store, struct seq_range *range, int64_t last)
+{
+    if (range->next > last)
+        return;
+    int64_t next = range->end <= last ? range->end : last + 1;
+    store->n_dropped += (uint64_t)(next - range->next);
+    range->next = next;
+}
+
 static void add_range(struct seq_store *store, struct body *body, struct seq_range range)
 {
+    skip_in(store, &range, body->skipped);
     if (seq_range_len(range) == 0)
         return;
     if (body->n_ranges == N_RANGES)
@@ -244,4 +256,23 @@ void seq_store_put(struct seq_store *store, struct seq_key *key, uint64_t now_ms
 void seq_store_give_up(struct seq_store *store, struct seq_key *key, uint64_t now_ms)
 {
     seq_store_put(store, key, now_ms, (struct seq_range){0}, 0);
+}
+
+void seq_store_skip(struct seq_store *store, struct seq_key *key, uint64_t now_ms, int64_t last)
+{
+    struct shm_lock *lock;
+    struct body *body = find_slot(store, key, now_ms, &lock);
+    if (!body)
+        return;
+    turn_period(store, body, key);
+    if (last > body->skipped)
+        body->skipped = last;
+    uint32_t n_left = 0;
+    for (uint32_t i = 0; i < body->n_ranges; i++) {
+        skip_in(store, &body->ranges[i], last);
+        if (seq_range_len(body->ranges[i]) > 0)
+            body->ranges[n_left++] = body->ranges[i];
+    }
+    body->n_ranges = n_left;
+    shm_unlock(lock);
 }

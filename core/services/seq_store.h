@@ -60,3 +60,7 @@ void seq_store_take(struct seq_store *store, struct seq_key *key, const struct s
 void seq_store_put(struct seq_store *store, struct seq_key *key, uint64_t now_ms, struct seq_range range,
                    uint32_t n_direct);
 void seq_store_give_up(struct seq_store *store, struct seq_key *key, uint64_t now_ms); /* there was no lease */
+
+/* No number of this period up to `last` is given out any more, whoever leased it. Best effort: without the lock they
+ * stay. */
+void seq_store_skip(struct seq_store *store, struct seq_key *key, uint64_t now_ms, int64_t last);

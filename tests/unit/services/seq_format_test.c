@@ -160,6 +160,36 @@ static void test_numbers(void **state)
     assert_number(FORMAT("T{n:4}"), "", INT64_MAX, NULL);
 }
 
+static void assert_reads(const char *json, const char *period, const char *text, int64_t n)
+{
+    struct seq_def def = read_one(json);
+    struct seq_period at = {""};
+    int64_t read = -1;
+    memcpy(at.text, period, strlen(period) + 1);
+    assert_int_equal(seq_format_read(&def, at, slice_str(text), &read), n >= 0);
+    if (n >= 0)
+        assert_int_equal(read, n);
+}
+
+static void test_reads_what_it_wrote(void **state)
+{
+    (void)state;
+    assert_reads(FORMAT("PC{fy}-{n:6}"), "2026-27", "PC2627-000123", 123);
+    assert_reads(FORMAT("PC{fy}-{n:6}"), "2026-27", "PC2627-1234567", 1234567);
+    assert_reads(FORMAT("{n:5}-{yy}{month}"), "2026-04", "00007-2604", 7);
+    assert_reads(FORMAT("0{n:4}0"), "", "000010", 1);
+    assert_reads(FORMAT("T{n:4}"), "", "T999999999999999", INT64_C(999999999999999));
+    assert_reads(FORMAT("PC{fy}-{n:6}"), "2027-28", "PC2627-000123", -1); /* another period's */
+    assert_reads(FORMAT("PC{fy}-{n:6}"), "2026-27", "PC2627-0000123", -1);
+    assert_reads(FORMAT("PC{fy}-{n:6}"), "2026-27", "PC2627-00012", -1);
+    assert_reads(FORMAT("PC{fy}-{n:6}"), "2026-27", "PC2627-0001x3", -1);
+    assert_reads(FORMAT("PC{fy}-{n:6}"), "2026-27", "XX2627-000123", -1);
+    assert_reads(FORMAT("{n:5}-{yy}{month}"), "2026-04", "00007-2605", -1);
+    assert_reads(FORMAT("T{n:4}"), "", "T99999999999999999999", -1);
+    assert_reads(FORMAT("T{n:4}"), "", "T-0001", -1);
+    assert_reads(FORMAT("T{n:4}"), "", "", -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -169,6 +199,7 @@ int main(void)
         cmocka_unit_test(test_too_many),
         cmocka_unit_test(test_periods_turn_at_midnight_in_kolkata),
         cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_reads_what_it_wrote),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

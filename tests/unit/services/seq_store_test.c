@@ -178,6 +178,26 @@ static void test_no_room_is_a_gap(void **state)
     assert_int_equal(f->one.n_dropped, 12 - n);
 }
 
+static void test_skipped_numbers_are_gaps(void **state)
+{
+    struct fixture *f = *state;
+    put(&f->one, &f->a, 5, 3);
+    put(&f->one, &f->a, 10, 4);
+    seq_store_skip(&f->two, &f->b, NOW_MS, 11);
+    assert_int_equal(f->two.n_dropped, 3 + 2);
+    assert_int_equal(ask(&f->one, &f->a).range.next, 12);
+    put(&f->one, &f->a, 3, 2);                 /* was under way */
+    seq_store_skip(&f->two, &f->b, NOW_MS, 4); /* knows less */
+    assert_int_equal(ask(&f->two, &f->b).range.next, 13);
+    assert_nothing(ask(&f->two, &f->b));
+    seq_store_skip(&f->two, &f->b, NOW_MS, 20);
+    put(&f->one, &f->a, 18, 5);
+    assert_int_equal(ask(&f->two, &f->b).range.next, 21);
+    f->a.period = (struct seq_period){"2027-28"};
+    put(&f->one, &f->a, 1, 1);
+    assert_int_equal(ask(&f->one, &f->a).range.next, 1);
+}
+
 /* ---- death --------------------------------------------------------------------------------------------------- */
 
 enum { N_SLOTS = 2 * SEQ_MAX };
@@ -325,17 +345,12 @@ static void test_other_layout_is_left_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_one_machine_one_lease),
-        TEST(test_claim_of_the_dead_expires),
-        TEST(test_sequences_do_not_mix),
-        TEST(test_block_follows_demand),
-        TEST(test_lease_covers_who_waits),
-        TEST(test_last_years_numbers_are_dropped),
-        TEST(test_no_room_is_a_gap),
-        TEST(test_slot_of_the_dead_is_empty),
-        TEST(test_slot_of_the_stopped_is_busy),
-        TEST(test_unique_while_processes_die),
-        TEST(test_other_layout_is_left_alone),
+        TEST(test_one_machine_one_lease),      TEST(test_claim_of_the_dead_expires),
+        TEST(test_sequences_do_not_mix),       TEST(test_block_follows_demand),
+        TEST(test_lease_covers_who_waits),     TEST(test_last_years_numbers_are_dropped),
+        TEST(test_no_room_is_a_gap),           TEST(test_skipped_numbers_are_gaps),
+        TEST(test_slot_of_the_dead_is_empty),  TEST(test_slot_of_the_stopped_is_busy),
+        TEST(test_unique_while_processes_die), TEST(test_other_layout_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

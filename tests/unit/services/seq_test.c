@@ -549,6 +549,33 @@ static void test_workers_share(void **state)
     close(fd);
 }
 
+/* A number met again: the database is moved past it, and nobody on this machine gives out what was leased before. */
+static void test_skips_what_is_taken(void **state)
+{
+    (void)state;
+    int fd = new_segment();
+    struct seq *one = open_seq(pg, fd), *two = open_seq(pg, fd);
+    struct seq_number number = {.value = 0};
+    char text[SEQ_NUMBER_MAX + 1];
+    struct err err = {0};
+    for (int64_t n = 1; n <= 100; n++)
+        assert_int_equal(next_of(n % 2 ? one : two, "order"), n);
+    int id = seq_find(one, SLICE("order"));
+    number.period = seq_period_at(SEQ_FY, clock_wall_ms());
+    assert_int_equal(seq_format_write(seq_def(one, id), number.period, 500, text, &err), OK);
+    assert_true(seq_read(one, id, slice_str(text), &number));
+    assert_int_equal(number.value, 500);
+    assert_false(seq_read(one, id, SLICE("PC9900-000500"), &number)); /* an old year's needs no skip */
+    assert_true(seq_read(one, id, slice_str(text), &number));
+    sql("UPDATE sequences SET value = 500 WHERE name = 'order'");
+    seq_skip(one, id, &number);
+    assert_int_equal(next_of(two, "order"), 501);
+    assert_int_equal(next_of(one, "order"), 502);
+    seq_free(one);
+    seq_free(two);
+    close(fd);
+}
+
 static void test_waits_for_anothers_lease(void **state)
 {
     (void)state;
@@ -686,6 +713,7 @@ int main(void)
         TEST(test_march_ends_at_midnight),
         TEST(test_lease_under_way_at_midnight),
         TEST(test_workers_share),
+        TEST(test_skips_what_is_taken),
         TEST(test_waits_for_anothers_lease),
         TEST(test_other_claims_and_never_delivers),
         TEST(test_lock_held_by_the_stopped),
