@@ -63,6 +63,25 @@ routes:get("/conflict/swallowed", {}, function() -- the failure of a statement n
   return result
 end)
 
+-- Two constraints, at once and at the end; the second run finds what the remedy left for it.
+routes:get("/duplicate/:how", {}, function(req)
+  local how, runs, remedies, n = req.params.how, 0, 0, 1
+  local ok, result = pcall(pg.tx, function(tx)
+    runs = runs + 1
+    tx:exec("INSERT INTO marks (n) VALUES ($1)", 100 + runs)
+    if how ~= "unasked" then
+      tx:on_duplicate("marks_once", function(err)
+        remedies, n = remedies + 1, how == "again" and 1 or pg.value("SELECT max(n) + 1 FROM marks")
+        if how == "raise" then error(err, 0) end
+      end)
+    end
+    if how == "savepoint" then tx:savepoint(function() tx:exec("INSERT INTO marks (n) VALUES ($1)", n) end)
+    else tx:defer { { "INSERT INTO marks (n) VALUES ($1)", n } } end
+  end)
+  return { ok = ok, sqlstate = not ok and result.sqlstate or nil, runs = runs, remedies = remedies,
+    marks = pg.query("SELECT n FROM marks ORDER BY n") }
+end)
+
 local held = false
 routes:get("/hold", {}, function()
   return pg.tx(function(tx)
@@ -323,6 +342,22 @@ describe("pg.tx", function()
     assert.equal(503, answer.status)
     assert.equal("deadline", answer.json.code)
     assert.truthy(answer.seconds < 1.7, answer.seconds)
+  end)
+
+  it("runs again after a duplicate that somebody has a remedy for", function()
+    s:exec("CREATE TABLE marks (n int CONSTRAINT marks_once UNIQUE)")
+    local function try(how)
+      s:exec("TRUNCATE marks; INSERT INTO marks VALUES (1)")
+      local d = get("/duplicate/" .. how)
+      local marks = {}
+      for i, row in ipairs(d.marks) do marks[i] = row.n end
+      return { d.ok, d.sqlstate, d.runs, d.remedies, table.concat(marks, " ") }
+    end
+    assert.same({ true, nil, 2, 1, "1 2 102" }, try "end")
+    assert.same({ true, nil, 2, 1, "1 2 102" }, try "savepoint")
+    assert.same({ false, "23505", 4, 3, "1" }, try "again")
+    assert.same({ false, "23505", 1, 1, "1" }, try "raise")
+    assert.same({ false, "23505", 1, 0, "1" }, try "unasked")
   end)
 
   it("runs again after a conflict that nobody looked at", function()

@@ -259,6 +259,23 @@ function Tx:forget(what)
   forget.forget(self, what)
 end
 
+--- What to do when a unique constraint refuses this transaction, at once or at its end: it is undone, fn(err) runs
+-- outside of it, and the transaction's function runs again, as after a conflict.
+-- @param constraint string  its name  @param fn function(err)  may yield  Does not yield.
+function Tx:on_duplicate(constraint, fn)
+  if type(constraint) ~= "string" or type(fn) ~= "function" then
+    misuse("tx:on_duplicate: expected a constraint's name and a function")
+  end
+  self.remedies = self.remedies or {}
+  self.remedies[constraint] = fn
+end
+
+local function remedy_of(tx, err)
+  if not tx.remedies or not is_err(err) or err.sqlstate ~= "23505" then return nil end
+  local constraint = err.detail and err.detail:match "constraint: ([^;]+)"
+  return constraint and tx.remedies[constraint]
+end
+
 local RERUN = { ["40001"] = true, ["40P01"] = true }
 local PASSES = { cancelled = true, deadline = true, commit_unknown = true, unavailable = true }
 local SAVE, RELEASE, UNDO = 0, 1, 2
@@ -281,7 +298,8 @@ local function after_savepoint(tx, number, n_deferred, n_forgets, ok, ...)
   forget.undo(tx, n_forgets)
   local err = ...
   check()
-  if not is_err(err) or PASSES[err.code] or is_rerunnable(err) or not core.is_open(tx.handle) then error(err, 0) end
+  local is_final = not is_err(err) or PASSES[err.code] or is_rerunnable(err) or remedy_of(tx, err)
+  if is_final or not core.is_open(tx.handle) then error(err, 0) end
   settle(core.savepoint(tx.handle, UNDO, number))
   settle(core.savepoint(tx.handle, RELEASE, number))
   return nil, err
@@ -352,7 +370,9 @@ local function after(fn, options, attempt, tx, ok, ...)
   core.rollback(tx.handle)
   check()
   local err = ...
-  if attempt < options.retries and is_rerunnable(err) then
+  local remedy = remedy_of(tx, err)
+  if attempt < options.retries and (remedy or is_rerunnable(err)) then
+    if remedy then remedy(err) end
     settle(task.sleep(core.jitter(attempt)))
     return run(fn, options, attempt + 1)
   end
@@ -368,7 +388,8 @@ end
 --- Runs fn(tx) in a transaction. Returning commits, raising rolls back. After a conflict (40001, 40P01) fn runs again
 -- from its beginning, so it must not do anything outside the transaction that may not happen twice.
 -- Inside, everything goes through tx: query one value exec json json_one all page lock advisory savepoint enqueue
--- defer commit. In a job it commits only while the job's lease holds: lease_lost otherwise (but for read_only).
+-- defer on_duplicate commit forget gapless. In a job it commits only while the job's lease holds: lease_lost otherwise
+-- (but for read_only).
 -- @param fn function(tx)
 -- @param options table|nil  isolation = "read committed" (default), "repeatable read", "serializable"; read_only;
 --   retries = 3; lock_timeout = a duration, after which waiting for a lock raises pg_error 55P03

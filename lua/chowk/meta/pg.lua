@@ -264,6 +264,11 @@ function tx:enqueue(name, args, options) end
 ---@param list chowk.pg.statement[]
 function tx:defer(list) end
 
+---When that unique constraint refuses the transaction: it is undone, fn runs outside of it, and it runs again.
+---@param constraint string
+---@param fn fun(err: table)
+function tx:on_duplicate(constraint, fn) end
+
 ---The last statements together with COMMIT, in one round trip: `return tx:commit{ … }`. Ends the transaction.
 ---@param list chowk.pg.statement[]
 ---@return chowk.pg.row[][]
