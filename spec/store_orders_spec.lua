@@ -315,27 +315,53 @@ describe("an order", function()
       assert.is_true(tonumber(last:sub(-6)) <= given)
     end)
 
-    it("never oversells: 200 for the last 50", function()
-      s:exec("UPDATE inventory SET on_hand = 50, reserved = 0 WHERE sku = 'WBCRICKET-500'")
-      local calls, placed = {}, 0
-      for i = 1, 200 do calls[i] = shop.order_call({ ["WBCRICKET-500"] = 1 }) end
-      for _, answer in ipairs(s:parallel(calls)) do
-        if answer.status == 201 then placed = placed + 1 else assert.equal(409, answer.status, answer.body) end
+    -- As after a restored backup: the sequence is behind the orders. (TRAPS T18)
+    it("gets past numbers that are taken, at the first try", function()
+      for _ = 1, 30 do shop.place(s, { [MUG] = 1 }) end
+      s:exec("UPDATE sequences SET value = 1 WHERE name = 'order'")
+      s:restart()   -- what was leased before is gone
+      local key, calls, seen = shop.key(), {}, {}
+      for i = 1, 40 do calls[i] = shop.order_call({ [MUG] = 1 }, nil, i <= 2 and key or nil) end
+      for i, answer in ipairs(s:parallel(calls)) do
+        local is_twin = i <= 2 and answer.status == 409
+        if not is_twin then
+          assert.equal(201, answer.status, answer.body)
+          assert.is_true(i == 2 or not seen[answer.json.number])
+          seen[answer.json.number] = true
+        end
       end
-      assert.equal(50, placed)
-      assert.equal(50, s:sql("SELECT reserved FROM inventory WHERE sku = 'WBCRICKET-500'")[1].reserved)
-      assert.equal(50, s:sql("SELECT sum(quantity) AS n FROM order_items WHERE sku = 'WBCRICKET-500'")[1].n)
+      local orders = s:sql("SELECT count(*) AS n, count(DISTINCT order_number) AS numbers FROM orders")[1]
+      assert.equal(orders.n, orders.numbers)
+      assert.truthy(s:log():find("an order number was taken", 1, true))
     end)
 
-    it("does not deadlock when others want the same SKUs in another order", function()
-      local skus = { "STCHAI-PACK", "STDEV-PACK", "STCITY-PACK", "STFOOD-PACK", "STFEST-PACK" }
-      local calls = {}
-      for i = 1, 60 do
-        local items = {}
-        for k = 1, 5 do items[k] = { skus[(i * k + k) % 5 + 1], 1 } end
+    it("never oversells and never deadlocks: 500 for the last 100, in any order of SKUs", function()
+      local wanted = "WBCRICKET-500"
+      local others = { "STCHAI-PACK", "STDEV-PACK", "STCITY-PACK", "STFOOD-PACK", "STFEST-PACK" }
+      s:exec("UPDATE inventory SET on_hand = 100, reserved = 0 WHERE sku = '" .. wanted .. "'")
+      s:exec("UPDATE inventory SET track = true, on_hand = 1000, reserved = 0 WHERE sku IN ('"
+        .. table.concat(others, "', '") .. "')")
+      local calls, numbers, placed = {}, {}, 0
+      for i = 1, 500 do
+        local items = { { others[i % 5 + 1], 1 }, { others[(i * 3 + 1) % 5 + 1], 1 } }
+        table.insert(items, i % 3 + 1, { wanted, 1 })
         calls[i] = shop.order_call(items)
       end
-      for _, answer in ipairs(s:parallel(calls)) do assert.equal(201, answer.status, answer.body) end
+      for _, answer in ipairs(s:parallel(calls)) do
+        if answer.status == 201 then
+          placed = placed + 1
+          assert.is_nil(numbers[answer.json.number])
+          numbers[answer.json.number] = true
+        else
+          assert.same({ 409, "out_of_stock" }, { answer.status, answer.json.code }, answer.body)
+        end
+      end
+      assert.equal(100, placed)
+      assert.equal(100, s:sql("SELECT reserved FROM inventory WHERE sku = '" .. wanted .. "'")[1].reserved)
+      assert.equal(100, s:sql("SELECT sum(quantity) AS n FROM order_items WHERE sku = '" .. wanted .. "'")[1].n)
+      assert.equal(200, s:sql("SELECT sum(reserved) AS n FROM inventory WHERE sku IN ('"
+        .. table.concat(others, "', '") .. "')")[1].n)
+      s:restart()   -- a session tells what it counted when it ends, at the latest
       assert.equal(0, s:sql("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")[1].deadlocks)
     end)
   end)

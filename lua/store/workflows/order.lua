@@ -8,6 +8,7 @@
 -- memory, so that nobody queues on one row of the database.
 local app = require "chowk.app"
 local crypto = require "chowk.crypto"
+local log = require "chowk.log"
 local pg = require "chowk.pg"
 local seq = require "chowk.seq"
 local coupon_policy = require "store.policies.coupon"
@@ -170,6 +171,16 @@ local function defer_all(tx, order)
   if order.coupon_code then tx:defer { count_coupon(order) } end
 end
 
+--- A number that is taken: the sequence is behind the orders, as after a backup was restored. Catches up with them; the
+-- order is then placed again, with a number of its own.
+local function catch_up(number)
+  local highest = pg.value([[
+    SELECT order_number FROM orders WHERE order_number LIKE $1 ORDER BY order_number DESC LIMIT 1]],
+    number:gsub("%d+$", "") .. "%")
+  log.error("an order number was taken: was a backup restored?", { number = number, highest = highest })
+  seq.skip_past("order", highest or number)
+end
+
 --- Places an order in the caller's transaction.
 -- @param tx transaction   of an idempotent route: it commits together with the answer
 -- @param request table    {items = {{sku, quantity}}, email, shipping_address, place_of_supply, coupon?, user_id?}
@@ -190,6 +201,7 @@ function M.place(tx, request)
   end
   settle_amounts(order, coupon)
   order.number = seq.next("order")
+  tx:on_duplicate("orders_order_number_key", function() catch_up(order.number) end)
   order.razorpay_order_id = settings.development and razorpay_id.order() or nil
   defer_all(tx, order)
   return describe(order)
