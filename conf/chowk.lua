@@ -45,7 +45,12 @@ return {
     -- store = "redis",       -- count in Redis when several machines serve; "memory" is this machine
     classes = {
       public = { limit = 100, window = "15m", key = "ip" },
-      auth = { limit = 10, window = "15m", key = "ip" },   -- what proves who one is: sign-in, admin token
+      -- What proves who one is: sign-in, admin token. Whoever fails a route's `auth` is counted by address alone, so
+      -- that nobody locks another one's account.
+      auth = {
+        { limit = 10, window = "15m", key = "ip" },
+        { limit = 10, window = "15m", key = { "user", "body.email" } },
+      },
       -- A mobile network puts thousands behind one address, so a guest's payments are counted by order, and orders by
       -- the buyer; what counts by address there is far higher.
       payments = {
@@ -57,6 +62,7 @@ return {
         { limit = 20, window = "15m", key = { "user", "body.email" } },
         { limit = 300, window = "15m", key = "ip" },
       },
+      forged_webhooks = { limit = 100, window = "15m", key = "ip" },   -- wrong signatures; no others
     },
   },
 

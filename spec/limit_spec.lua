@@ -1,7 +1,10 @@
--- Rate limits on a real server: exact over several workers and over two servers on one Redis, all or none, and what
--- happens without Redis.
+-- Rate limits on a real server: exact over several workers and over two servers on one Redis, all or none, what happens
+-- without Redis, and the shop's own classes.
 local server = require "spec.support.server"
+local exposition = require "spec.support.exposition"
+local http = require "spec.support.http"
 local redis = require "spec.support.redis"
+local shop = require "spec.support.shop"
 
 local APP = [[
 local app, limit, t = require "chowk.app", require "chowk.limit", require "chowk.schema"
@@ -10,6 +13,7 @@ local who = { body = t.object { email = t.string {} } }
 local function login(req) return { email = req:json().email } end
 routes:get("/public", { limit = "public" }, function() return "ok" end)
 routes:get("/many", { limit = "many" }, function() return "ok" end)
+routes:get("/exact", { limit = "exact" }, function() return "ok" end)
 routes:get("/orders/:number", { limit = "order" }, function(req) return req.params.number end)
 routes:get("/me", { limit = "user", auth = function(req) return { id = req.headers["x-user"] } end },
   function() return "me" end)
@@ -18,6 +22,14 @@ routes:get("/manual/:key", function(req)
   limit.check("order", req.params.key)
   return { left = limit.allows("order", req.params.key, 2) }
 end)
+routes:get("/wrong/:what", function(req)
+  if req.params.what ~= "right" then limit.check("wrong", req) end
+  return req.params.what
+end)
+routes:post("/door", { limit = { "door", "user" }, auth = function(req)
+  if req.headers["x-user"] == "bug" then error("a bug") end
+  return req.headers["x-user"] or app.fail(403, "forbidden")
+end }, function() return "in" end)
 routes:get("/closed", { limit = "closed" }, function() return "ok" end)
 routes:get("/open", { limit = "open" }, function() return "ok" end)
 return routes
@@ -25,7 +37,10 @@ return routes
 
 local CLASSES = {
   public = { limit = 10, window = "15m", key = "ip" },
-  many = { limit = 500, window = "1h" },
+  many = { limit = 500, window = "1h" },   -- estimated from two windows
+  exact = { limit = 100, window = "1h" },  -- remembered one by one
+  wrong = { limit = 2, window = "15m", key = "ip" },
+  door = { limit = 4, window = "15m", key = "ip" },
   order = { limit = 3, window = "15m", key = "params.number" },
   user = { limit = 2, window = "15m", key = { "user", "ip" } },
   login = { { limit = 100, window = "15m", key = "ip" }, { limit = 3, window = "15m", key = "body.email" } },
@@ -35,7 +50,8 @@ local CLASSES = {
 
 local function start(opts)
   opts = opts or {}
-  return server.start { app = APP, env = { LIMITS = opts.mode or "on" }, redis_url = opts.redis_url,
+  return server.start { app = APP, redis_url = opts.redis_url,
+    env = { LIMITS = opts.mode or "on", CHOWK_ADMIN_LISTEN = opts.admin },
     config = { workers = opts.workers or 1, limit = { classes = CLASSES, store = opts.store } } }
 end
 
@@ -45,10 +61,18 @@ local function statuses(answers)
   return out
 end
 
-local function gets(path, n)
-  local list = {}
-  for i = 1, n do list[i] = { "GET", path } end
+-- n requests, in turn to each of the servers
+local function gets(path, n, ...)
+  local servers, list = { ... }, {}
+  for i = 1, n do
+    list[i] = { "GET", path, nil, port = #servers > 0 and servers[i % #servers + 1].port or nil }
+  end
   return list
+end
+
+local function metrics(port)
+  local families = exposition.parse(http.request("127.0.0.1", port, "GET", "/metrics").body)
+  return function(name, labels) return exposition.value(families, name, labels) or 0 end
 end
 
 describe("chowk.limit", function()
@@ -70,8 +94,8 @@ describe("chowk.limit", function()
   end)
 
   it("allows exactly the limit over all workers", function()
-    local answers = s:parallel(gets("/many", 700))
-    assert.same({ [200] = 500, [429] = 200 }, statuses(answers))
+    assert.same({ [200] = 500, [429] = 200 }, statuses(s:parallel(gets("/many", 700))))
+    assert.same({ [200] = 100, [429] = 300 }, statuses(s:parallel(gets("/exact", 400))))
   end)
 
   it("charges all limits of a route, or none", function()
@@ -95,6 +119,20 @@ describe("chowk.limit", function()
     assert.same({ true, 200 }, { s:get("/manual/x").json.left, s:get("/manual/y").status })
     assert.equal(429, s:get("/manual/x").status)
   end)
+
+  it("counts what went wrong where the handler says so, by the class's own keys", function()
+    for _ = 1, 4 do assert.equal(200, s:get("/wrong/right").status) end
+    assert.same({ 200, 200, 429 }, { s:get("/wrong/a").status, s:get("/wrong/b").status, s:get("/wrong/c").status })
+    assert.equal('"wrong";r=0', s:get("/wrong/c").headers["ratelimit"]:match('^"wrong";r=0'))
+    assert.equal(200, s:get("/wrong/right").status)
+  end)
+
+  it("counts who fails auth by what needs no user", function()
+    local function knock(user) return s:post("/door", { headers = { ["X-User"] = user } }).status end
+    assert.same({ 403, 500, 200 }, { knock(), knock("bug"), knock("door-user") }) -- a bug counts nobody
+    assert.same({ 403, 403, 429, 429 }, { knock(), knock(), knock(), knock() })
+    assert.equal(429, knock("door-user")) -- nor may he find the right key now
+  end)
 end)
 
 describe("chowk.limit, otherwise", function()
@@ -109,17 +147,38 @@ describe("chowk.limit, otherwise", function()
     assert.is_nil(off:get("/orders/A").headers["ratelimit"])
   end)
 
-  it("allows exactly the limit over two servers on one Redis", function()
-    local node = redis.start()
-    local a = start { workers = 2, store = "redis", redis_url = node:url() }
-    local b = start { workers = 2, store = "redis", redis_url = node:url() }
+  it("refuses nothing in a dry run, whatever the store does, and counts what it saw", function()
+    local node, admin = redis.start(), server.free_port()
+    local s = start { mode = "report", store = "redis", redis_url = node:url(), admin = "127.0.0.1:" .. admin }
+    finally(function() s:stop() node:stop() end)
+    for _ = 1, 5 do assert.equal(200, s:get("/closed").status) end
+    node:stop()
+    for _ = 1, 5 do assert.equal(200, s:get("/closed").status) end
+    server.eventually("the figures", function()
+      local now = metrics(admin)
+      return now("limit_store_failures_total", { store = "redis" }) == 5
+        and now("limit_checks_total", { class = "closed", result = "allowed" }) == 2
+        and now("limit_checks_total", { class = "closed", result = "reported" }) == 3
+    end)
+  end)
+
+  it("allows exactly the limit over two servers of four workers on one Redis, hit at once", function()
+    local node, admin = redis.start(), { server.free_port(), server.free_port() }
+    local a = start { workers = 4, store = "redis", redis_url = node:url(), admin = "127.0.0.1:" .. admin[1] }
+    local b = start { workers = 4, store = "redis", redis_url = node:url(), admin = "127.0.0.1:" .. admin[2] }
     finally(function() a:stop() b:stop() node:stop() end)
-    local n = 0
-    for _ = 1, 4 do
-      n = n + (statuses(a:parallel(gets("/many", 100)))[200] or 0)
-      n = n + (statuses(b:parallel(gets("/many", 100)))[200] or 0)
+    assert.same({ [200] = 500, [429] = 300 }, statuses(a:parallel(gets("/many", 800, a, b))))
+    assert.same({ [200] = 100, [429] = 300 }, statuses(a:parallel(gets("/exact", 400, a, b))))
+    local function seen(result)
+      local n, who = 0, 0
+      for _, port in ipairs(admin) do
+        local here = metrics(port)("limit_checks_total", { class = "exact", result = result })
+        n, who = n + here, here > 0 and who + 1 or who
+      end
+      return { n, who }
     end
-    assert.equal(500, n)
+    server.eventually("both have counted", function() return seen("allowed")[1] + seen("refused")[1] == 400 end)
+    assert.same({ { 100, 2 }, { 300, 2 } }, { seen("allowed"), seen("refused") })
     for i = 1, 6 do assert.equal(i <= 3 and 200 or 429, (i % 2 == 0 and a or b):get("/orders/Z").status) end
   end)
 
@@ -150,5 +209,38 @@ describe("chowk.limit, otherwise", function()
     ok, why = pcall(server.start, { app = APP, config = { limit = bad } })
     assert.falsy(ok)
     assert.truthy(tostring(why):find("limit.classes.public: limit: expected a whole number from 1", 1, true), why)
+  end)
+end)
+
+describe("the shop's limits", function()
+  local s
+  setup(function()
+    s = shop.start(server, { env = { LIMITS = "on", ADMIN_TOKEN = "spec_admin_token" },
+      config = { limit = { classes = { forged_webhooks = { limit = 3, window = "15m", key = "ip" } } } } })
+  end)
+  teardown(function() s:stop() end)
+
+  it("count forged webhooks and let Razorpay's pass", function()
+    local order = shop.place(s, { ["MGCHAI-11OZ"] = 1 })
+    local function hook(signature)
+      return shop.webhook(s, shop.payment_event("payment.captured", order, shop.payment_id()), nil, signature).status
+    end
+    for _ = 1, 5 do assert.equal(200, hook()) end
+    for _ = 1, 3 do assert.equal(400, hook(("0"):rep(64))) end
+    assert.same({ 429, 429, 200 }, { hook(("0"):rep(64)), hook("short"), hook() })
+    assert.equal(6, #s:sql("SELECT 1 FROM webhook_events"))
+  end)
+
+  it("let nobody guess the administration's token, and count it as an account", function()
+    local function change(token)
+      return s:patch("/api/admin/products/adrak-wali-chai-mug",
+        { json = { is_active = true }, headers = { Authorization = "Bearer " .. token } })
+    end
+    local answer = change("spec_admin_token")
+    assert.equal(200, answer.status, answer.body)
+    assert.equal('"auth";q=10;w=900, "auth-2";q=10;w=900', answer.headers["ratelimit-policy"])
+    for i = 1, 9 do assert.equal(403, change("guess" .. i).status) end
+    assert.equal(429, change("guess").status)
+    assert.equal(429, change("spec_admin_token").status)
   end)
 end)

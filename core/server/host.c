@@ -103,6 +103,7 @@ static enum status open_limits(struct host *host, const struct host_opts *opts, 
         return err_set(err, ERR_INVALID, "limit.store is \"redis\", but there is no redis.url");
     struct limits_opts limits = {.loop = host->loop,
                                  .redis = is_shared ? host->redis : NULL,
+                                 .is_dry_run = strcmp(config_text(config, CONFIG_LIMIT_MODE), "report") == 0,
                                  .prefix = config_text(config, CONFIG_REDIS_PREFIX),
                                  .redis_ms = (uint32_t)config_number(config, CONFIG_LIMIT_REDIS_TIMEOUT),
                                  .segment_fd = segment_fd(opts, SEGMENT_LIMIT),

@@ -9,6 +9,7 @@
 #include "data/pg.h"
 #include "data/redis.h"
 #include "net/timer.h"
+#include "services/limit.h"
 #include "services/seq.h"
 
 enum { EVERY_MS = 500 };
@@ -58,6 +59,18 @@ static void look_at_seq(const struct host *host)
     metrics_sample(METRIC_SEQ_LEASE_ERRORS, stats.n_lease_errors);
     metrics_sample(METRIC_SEQ_WAITS, stats.n_waits);
     metrics_sample(METRIC_SEQ_DROPPED, stats.n_dropped);
+}
+
+static void look_at_limits(const struct host *host)
+{
+    struct limits_stats stats;
+    if (!host->limits)
+        return;
+    limits_stats(host->limits, &stats);
+    metrics_sample(METRIC_LIMIT_FALLBACKS, stats.n_fallbacks);
+    metrics_sample(METRIC_LIMIT_BUSY_LOCKS, stats.n_busy);
+    metrics_sample(METRIC_LIMIT_EVICTED, stats.n_evicted);
+    metrics_sample(METRIC_LIMIT_ORPHANS, stats.n_orphaned);
 }
 
 static void look_at_cache(const struct host *host, bool serves_http)
@@ -122,6 +135,7 @@ static void look(struct worker_metrics *metrics)
     look_at_pg(metrics->host);
     look_at_redis(metrics->host);
     look_at_seq(metrics->host);
+    look_at_limits(metrics->host);
     look_at_cache(metrics->host, metrics->http != NULL);
     look_at_outbound(&metrics->host->outbound);
     metrics_set(METRIC_LUA_HEAP, worker_reload_bytes(metrics->reload));

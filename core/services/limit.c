@@ -2,11 +2,13 @@
  * deadline of its own, and from a silent Redis to the rules' policies. The store's silence is logged once a minute. */
 #include "services/limit.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/metrics.h"
 #include "data/redis.h"
 #include "services/limit_redis.h"
 #include "services/limit_store.h"
@@ -16,14 +18,23 @@
 
 enum { REDIS_MS = 250, COMPLAIN_MS = 60000 };
 
+enum result { ALLOWED, REFUSED, REPORTED, N_RESULTS };
+
+/* What came of the checks of one rule. As many as the configuration has rules. */
+struct tally {
+    char name[LIMIT_NAME_MAX + 1];
+    struct metrics_cell *cells[N_RESULTS];
+};
+
 struct limits {
     unsigned magic;
     struct limits_opts opts;
     struct limit_store store;
     struct redis_script script;
     struct list checks;
-    uint64_t complained_ms;
-    struct limits_stats stats;
+    struct tally *tallies;
+    size_t n_tallies;
+    uint64_t complained_ms, n_fallbacks;
 };
 
 struct limit_check {
@@ -56,10 +67,45 @@ bool limit_is_allowed(const struct limit_verdict *verdicts, size_t n)
     return true;
 }
 
-static void count(struct limits *limits, const struct limit_verdict *verdicts, size_t n)
+/* ---- counting ------------------------------------------------------------------------------------------------- */
+
+static struct tally *tally_of(struct limits *limits, const char *name)
 {
-    limits->stats.n_checks++;
-    limits->stats.n_refused += !limit_is_allowed(verdicts, n);
+    for (size_t i = 0; i < limits->n_tallies; i++)
+        if (strcmp(limits->tallies[i].name, name) == 0)
+            return &limits->tallies[i];
+    limits->tallies = xrealloc(limits->tallies, (limits->n_tallies + 1) * sizeof(*limits->tallies));
+    struct tally *tally = &limits->tallies[limits->n_tallies++];
+    *tally = (struct tally){.name = ""};
+    snprintf(tally->name, sizeof(tally->name), "%s", name);
+    return tally;
+}
+
+static void count_one(struct limits *limits, const struct limit_rule *rule, enum result result)
+{
+    static const char *const results[N_RESULTS] = {"allowed", "refused", "reported"};
+    struct tally *tally = tally_of(limits, rule->name);
+    if (!tally->cells[result]) {
+        struct buf labels = {0};
+        metrics_label(&labels, "class", slice_str(rule->name));
+        metrics_label(&labels, "result", slice_str(results[result]));
+        buf_byte(&labels, '\0');
+        tally->cells[result] = metrics_labelled(METRIC_LIMIT_CHECKS, labels.ptr);
+        buf_free(&labels);
+    }
+    metrics_add_to(tally->cells[result], 1);
+}
+
+/* A rule that would have allowed what another one refused has said nothing. */
+static void count(struct limits *limits, const struct limit_call *call, const struct limit_verdict *verdicts)
+{
+    bool is_allowed = limit_is_allowed(verdicts, call->n_demands);
+    enum result otherwise = limits->opts.is_dry_run ? REPORTED : REFUSED;
+    if (call->quantity == 0)
+        return;
+    for (size_t i = 0; i < call->n_demands; i++)
+        if (is_allowed || !verdicts[i].is_allowed)
+            count_one(limits, call->demands[i].rule, is_allowed ? ALLOWED : otherwise);
 }
 
 /* ---- this machine --------------------------------------------------------------------------------------------- */
@@ -69,11 +115,11 @@ static void let_pass(const struct limit_rule *rule, struct limit_verdict *verdic
     *verdict = (struct limit_verdict){.is_allowed = true, .remaining = rule->limit};
 }
 
-static bool has_policy(const struct limit_call *call, enum limit_policy policy)
+static bool is_closed(const struct limits *limits, const struct limit_call *call)
 {
     for (size_t i = 0; i < call->n_demands; i++)
-        if (call->demands[i].rule->policy == policy)
-            return true;
+        if (call->demands[i].rule->policy == LIMIT_CLOSED)
+            return !limits->opts.is_dry_run;
     return false;
 }
 
@@ -88,11 +134,11 @@ static enum status check_here(struct limits *limits, const struct limit_call *ca
 {
     enum status status =
         limit_store_check(&limits->store, call->demands, call->n_demands, call->quantity, clock_us(), verdicts);
-    if (status != OK && has_policy(call, LIMIT_CLOSED))
+    if (status != OK && is_closed(limits, call))
         return refuse_closed(err);
     for (size_t i = 0; status != OK && i < call->n_demands; i++)
         let_pass(call->demands[i].rule, &verdicts[i]);
-    count(limits, verdicts, call->n_demands);
+    count(limits, call, verdicts);
     return OK;
 }
 
@@ -115,8 +161,8 @@ static enum status fall_back(struct limits *limits, const struct limit_call *cal
     struct limit_verdict local_verdicts[LIMIT_DEMANDS_MAX];
     struct limit_call local_call = *call;
     size_t n = 0;
-    limits->stats.n_fallbacks++;
-    if (has_policy(call, LIMIT_CLOSED))
+    limits->n_fallbacks++;
+    if (is_closed(limits, call))
         return refuse_closed(err);
     for (size_t i = 0; i < call->n_demands; i++)
         if (call->demands[i].rule->policy == LIMIT_LOCAL)
@@ -151,7 +197,7 @@ static void on_reply(void *data, const struct redis_value *value, const struct e
     struct limit_call call = check->call;
     enum status status = ERR;
     if (!err && limit_script_read(value, verdicts, call.n_demands, &why) == OK) {
-        count(limits, verdicts, call.n_demands);
+        count(limits, &call, verdicts);
         status = OK;
     } else if (!err || err->code != ERR_CANCELLED) {
         complain(limits, err ? err : &why);
@@ -237,14 +283,15 @@ void limits_free(struct limits *limits)
         check_free(check);
     }
     limit_store_close(&limits->store);
+    free(limits->tallies);
     limits->magic = 0;
     free(limits);
 }
 
 void limits_stats(const struct limits *limits, struct limits_stats *out)
 {
-    *out = limits->stats;
-    out->n_busy = limits->store.n_busy;
-    out->n_evicted = limits->store.n_evicted;
-    out->n_orphaned = limits->store.n_orphaned;
+    *out = (struct limits_stats){.n_busy = limits->store.n_busy,
+                                 .n_evicted = limits->store.n_evicted,
+                                 .n_orphaned = limits->store.n_orphaned,
+                                 .n_fallbacks = limits->n_fallbacks};
 }

@@ -48,6 +48,7 @@ struct limits;
 struct limits_opts {
     struct loop *loop;
     struct redis *redis; /* NULL: this machine alone */
+    bool is_dry_run;     /* nothing will be refused: a closed rule without its store lets pass */
     const char *prefix;  /* prefix of the keys in Redis; borrowed for ever */
     uint32_t redis_ms;   /* how long Redis may take before the policies decide; 0 = 250 */
     int segment_fd;      /* shared with the other workers (limit_segment_create); borrowed for the call; -1: none */
@@ -83,8 +84,8 @@ bool limit_is_allowed(const struct limit_verdict *verdicts, size_t n);
 #define LIMIT_IP_KEY_MAX 64
 struct slice limit_ip_key(const char *ip, char out[LIMIT_IP_KEY_MAX]);
 
+/* Checks by class are counted as they end, in base/metrics. */
 struct limits_stats {
-    uint64_t n_checks, n_refused;
     uint64_t n_busy, n_evicted, n_orphaned; /* of the shared memory: no lock in time, keys forgotten, parts reset */
     uint64_t n_fallbacks;                   /* checks that Redis did not answer */
 };

@@ -15,8 +15,10 @@
 --   on_store_failure    when limit.store is "redis" and Redis is away: "local" (default: this machine counts), "open",
 --                       "closed" (503)
 --
--- A refused request costs nothing in the classes that would have allowed it. Answers carry RateLimit-Policy and
+-- A refused request costs nothing in the classes that would have allowed it. One that fails the route's `auth` is
+-- counted by its address and params, so that nobody guesses tokens for ever. Answers carry RateLimit-Policy and
 -- RateLimit, a refusal is a 429 problem with Retry-After. LIMITS=report only counts and logs, LIMITS=off does nothing.
+-- What counts only when it went wrong is no option of the route: limit.check("forged", req), where it has.
 local config = require("chowk.core.config").read()
 local core = require "chowk.core.limit"
 local log = require "chowk.core.log"
@@ -147,12 +149,11 @@ local function settle(rules, req, ok, refusing, retry)
   log.write("info", "over the rate limit", { class = rules[refusing].name, request_id = req and req.id or "" })
 end
 
-local function append(args, rules, key)
-  for _, rule in ipairs(rules) do
-    args[#args + 1] = rule.rule
-    args[#args + 1] = key or rule.key
-  end
-  return args
+-- rule, key, rule, key, …: by the given key, or by the keys that req has for the rules
+local function demands(rules, req, key)
+  local args = {}
+  for i, rule in ipairs(rules) do args[2 * i - 1], args[2 * i] = rule.rule, key or rule.key(req) end
+  return unpack(args)
 end
 
 -- One function(req) for a route's rules; one rule, the usual case, without a table.
@@ -162,57 +163,57 @@ local function checker(rules)
     local rule, key = rules[1].rule, rules[1].key
     return function(req) settle(rules, req, check(req, 1, rule, key(req))) end
   end
-  return function(req)
-    local args = {}
-    for i, rule in ipairs(rules) do args[2 * i - 1], args[2 * i] = rule.rule, rule.key(req) end
-    settle(rules, req, check(req, 1, unpack(args)))
-  end
+  return function(req) settle(rules, req, check(req, 1, demands(rules, req))) end
 end
 
 --- What a route's `limit` option compiles to. For the library.
 -- @param names string|table  one class or a list
--- @return "early" | "user" | "body", function(req); nil when limits are off
+-- @return table  phase = "early" | "user" | "body": when to call check(req); check_stranger(req), unless all is early:
+--   when `auth` has refused. Empty when limits are off.
 function M.compile(names)
-  local rules, phase, seen = {}, "early", {}
+  local rules, early, phase, seen = {}, {}, "early", {}
   for _, name in ipairs(type(names) == "table" and names or { names }) do
     if seen[name] then raise.misuse('limit: the class "%s" is named twice', name) end
     seen[name] = true
     for _, rule in ipairs(find(name)) do
       rules[#rules + 1] = rule
+      if rule.phase == "early" then early[#early + 1] = rule end
       if PHASES[rule.phase] > PHASES[phase] then phase = rule.phase end
     end
   end
   if #rules == 0 then raise.misuse("limit: expected the name of a class, or a list of names") end
   if #rules > MAX_RULES then raise.misuse("limit: more than %d limits on one route", MAX_RULES) end
-  if MODE ~= "off" then return phase, checker(rules) end
+  if MODE == "off" then return {} end
+  return { phase = phase, check = checker(rules),
+    check_stranger = phase ~= "early" and #early > 0 and checker(early) or nil }
 end
 
-local function ask(name, key, quantity)
-  key = text(key)
-  if not key then raise.misuse("limit: expected a key to count by: a string or a number") end
+local function ask(name, who, quantity)
+  local req, key = type(who) == "userdata" and who or nil, text(who)
+  if not req and not key then raise.misuse("limit: expected whom to count: a string, a number, or req") end
   quantity = quantity or 1
   if type(quantity) ~= "number" or quantity < 0 or quantity % 1 ~= 0 then
     raise.misuse("limit: expected a whole quantity, got %s", tostring(quantity))
   end
   local rules = find(name)
   if MODE == "off" then return rules, true, 0, 0 end
-  return rules, core.check(nil, quantity, unpack(append({}, rules, key)))
+  return rules, core.check(req, quantity, demands(rules, req, key))
 end
 
---- Counts against a class by a key of your own, whatever keys the class has, and refuses with 429.
--- @param name string  a class  @param key string|number  @param quantity integer|nil  default 1
+--- Counts against a class and refuses with 429: by the class's own keys when given the request, else by a key of yours.
+-- @param name string  a class  @param who req|string|number  @param quantity integer|nil  default 1
 -- @raise the problem 429 rate_limited; unavailable, where the class is closed and its store away
 -- Yields when Redis counts.
-function M.check(name, key, quantity)
-  local rules, ok, refusing, retry = ask(name, key, quantity)
-  settle(rules, nil, ok, refusing, retry)
+function M.check(name, who, quantity)
+  local rules, ok, refusing, retry = ask(name, who, quantity)
+  settle(rules, type(who) == "userdata" and who or nil, ok, refusing, retry)
 end
 
 --- The same without raising the refusal.
 -- @return boolean, integer  allowed (always, unless limits are "on"); seconds until it would be
 -- @raise unavailable. Yields when Redis counts.
-function M.allows(name, key, quantity)
-  local _, ok, refusing, retry = ask(name, key, quantity)
+function M.allows(name, who, quantity)
+  local _, ok, refusing, retry = ask(name, who, quantity)
   if not ok then error(refusing, 0) end
   return refusing == 0 or MODE ~= "on", retry
 end

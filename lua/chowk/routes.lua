@@ -52,11 +52,6 @@ local function deadline(value)
   return seconds
 end
 
-local function read_limit(names)
-  local phase, check = limit.compile(names)
-  return { phase = phase, check = check }
-end
-
 local function idempotent(value)
   if value == true or value == "steps" then return value end
   raise.misuse('idempotent: expected true or "steps", got %s', tostring(value))
@@ -69,7 +64,7 @@ local function guest(value)
 end
 
 local READERS = { params = schema.compile, query = schema.compile, body = schema.compile, auth = auth, max_body = bytes,
-  deadline = deadline, limit = read_limit,
+  deadline = deadline, limit = limit.compile,
   idempotent = idempotent, guest = guest, summary = of_type "string", tags = of_type "table", name = of_type "string" }
 
 local function read_options(options)
@@ -140,12 +135,20 @@ end
 
 -- ---- compiling --------------------------------------------------------------------------------------------
 
-local put = req_core.put
+local put, raw_pcall = req_core.put, pcall
 
 local function check_user(req, fn)
   local user = fn(req)
   if not user then raise.problem(401, "unauthorized", "sign in first") end
   put(req, "user", user)
+end
+
+-- The limits that need no user count whoever is refused here; he who is not is tested with all of them later.
+local function check_user_or_stranger(req, fn, check_stranger)
+  local ok, err = raw_pcall(check_user, req, fn)
+  if ok then return end
+  if core.is_problem(err) and err.status < 500 then check_stranger(req) end
+  error(err, 0)
 end
 
 -- Declared values replace what the URL had; the rest of the parameters stay as they are.
@@ -187,12 +190,12 @@ local function wrap(options, uses, handler, pattern)
     chain[#chain] = require(library).wrap(handler, options.guest, pattern)
   end
   local has_schema = options.params or options.query or options.body
-  local check = options.auth
-  local phase, check_limit
-  if options.limit then phase, check_limit = options.limit.phase, options.limit.check end
+  local auth_fn, limits = options.auth, options.limit or {}
+  local phase, check_limit, check_stranger = limits.phase, limits.check, limits.check_stranger
+  local authorize = check_stranger and check_user_or_stranger or check_user
   return function(req)
     if phase == "early" then check_limit(req) end
-    if check then check_user(req, check) end
+    if auth_fn then authorize(req, auth_fn, check_stranger) end
     if phase == "user" then check_limit(req) end
     if has_schema then validate(req, options) end
     if phase == "body" then check_limit(req) end

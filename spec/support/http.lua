@@ -80,8 +80,9 @@ local function finish(call)
   return answer
 end
 
--- Keeps `width` requests open: next_request() → { method, path, opts } until it gives nil; on_answer(i, answer) for
--- each, i counting the requests. A connection that fails has status 0 and .error. Returns the number of requests.
+-- Keeps `width` requests open: next_request() → { method, path, opts, port = another server's } until it gives nil;
+-- on_answer(i, answer) for each, i counting the requests. A connection that fails has status 0 and .error. Returns the
+-- number of requests.
 function M.flow(host, port, width, next_request, on_answer, timeout)
   local calls, open, n, is_over = {}, 0, 0, false
   local deadline = socket.gettime() + (timeout or 60)
@@ -90,7 +91,7 @@ function M.flow(host, port, width, next_request, on_answer, timeout)
       local request = next_request()
       if request then
         n, open = n + 1, open + 1
-        local call = begin(host, port, n, request)
+        local call = begin(host, request.port or port, n, request)
         calls[call.sock] = call
       else
         is_over = true
