@@ -89,28 +89,26 @@ static struct metrics_slot *slot_of(struct metrics_body *in, unsigned index)
     return (struct metrics_slot *)(void *)(in->slots + index * metrics_slot_size(in->max_series));
 }
 
-int metrics_segment_create(unsigned n_processes, unsigned max_routes, struct err *err)
+static void create_slots(void *memory, const void *data)
 {
-    struct shm_segment segment;
-    uint32_t n_slots = 2 * n_processes, max_series = max_routes + RESERVED_SERIES;
-    struct shm_layout layout = layout_of(n_slots, max_series);
-    int fd = shm_create(&layout, err);
-    if (fd < 0)
-        return -1;
-    if (shm_attach(fd, &layout, &segment, err) != OK) {
-        close(fd);
-        return -1;
-    }
-    struct metrics_body *made = segment.body;
-    made->n_slots = n_slots;
-    made->max_series = max_series;
-    for (unsigned i = 0; i < n_slots; i++) {
+    struct metrics_body *made = memory;
+    const struct metrics_body *dimensions = data;
+    made->n_slots = dimensions->n_slots;
+    made->max_series = dimensions->max_series;
+    for (unsigned i = 0; i < made->n_slots; i++) {
         struct metrics_slot *slot = slot_of(made, i);
         atomic_store(&slot->n_series, 1);
         snprintf(slot->series[0].pattern, METRICS_PATTERN_MAX, "other");
     }
-    shm_detach(&segment);
-    return fd;
+}
+
+int metrics_segment_create(unsigned n_processes, unsigned max_routes, struct err *err)
+{
+    struct metrics_body dimensions = {.n_slots = 2 * n_processes, .max_series = max_routes + RESERVED_SERIES};
+    struct shm_layout layout = layout_of(dimensions.n_slots, dimensions.max_series);
+    layout.create = create_slots;
+    layout.data = &dimensions;
+    return shm_create(&layout, err);
 }
 
 bool metrics_segment_fits(int fd, unsigned n_processes, unsigned max_routes)

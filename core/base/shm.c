@@ -112,7 +112,7 @@ static enum status fill_segment(int fd, const struct shm_layout *layout, struct 
         return ERR;
     *header_of(&segment) = (struct header){.magic = layout->magic, .version = layout->version, .size = layout->size};
     if (layout->create)
-        layout->create(segment.body);
+        layout->create(segment.body, layout->data);
     shm_detach(&segment);
     if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
         return err_errno(err, errno, "memfd %s: cannot seal", layout->name);

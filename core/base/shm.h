@@ -27,10 +27,12 @@ void shm_close(struct shm_map *map);
 #define SHM_BODY_ALIGN 64
 
 struct shm_layout {
-    const char *name;           /* of the memfd: "chowk-seq"; borrowed for ever */
-    uint32_t magic, version;    /* raise the version whenever the body's layout or meaning changes */
-    size_t size;                /* of the body, in bytes */
-    void (*create)(void *body); /* once, on zeroed memory: makes the locks; may be NULL */
+    const char *name;        /* of the memfd: "chowk-seq"; borrowed for ever */
+    uint32_t magic, version; /* raise the version whenever the body's layout or meaning changes */
+    size_t size;             /* of the body, in bytes */
+    /* Once, on zeroed memory: makes the locks. Not on a segment that is inherited, which others use. May be NULL. */
+    void (*create)(void *body, const void *data);
+    const void *data; /* borrowed for shm_create */
 };
 
 struct shm_segment {

@@ -66,20 +66,27 @@ static struct cache_geometry geometry_of(size_t size, size_t max_value)
 
 static struct shm_layout layout_of(const struct cache_geometry *geometry)
 {
-    return (struct shm_layout){
-        .name = "chowk-cache", .magic = 0xcac4e901u, .version = 1, .size = geometry->size, .create = NULL};
+    return (struct shm_layout){.name = "chowk-cache", .magic = 0xcac4e901u, .version = 1, .size = geometry->size};
 }
 
-static void fill(char *body, const struct cache_geometry *geometry, size_t max_value)
+struct dimensions {
+    struct cache_geometry geometry;
+    size_t max_value;
+};
+
+static void create(void *memory, const void *data)
 {
-    struct cache_head *head = (struct cache_head *)(void *)body;
+    const struct dimensions *dimensions = data;
+    const struct cache_geometry *geometry = &dimensions->geometry;
+    struct cache_head *head = memory;
+    char *body = memory;
     crypto_random(head->seed, sizeof(head->seed));
     crypto_random(&head->node, sizeof(head->node));
     for (size_t i = 0; i < ARRAY_LEN(head->seed); i++)
         head->seed[i] |= 1;
     cache_flights_create(body + geometry->flights_at);
     cache_l1_create(body + geometry->shards_at, geometry);
-    head->max_value = max_value;
+    head->max_value = dimensions->max_value;
 }
 
 static enum status check_size(size_t size, size_t max_value, struct err *err)
@@ -93,21 +100,13 @@ static enum status check_size(size_t size, size_t max_value, struct err *err)
 
 int cache_shm_create(size_t size, size_t max_value, struct err *err)
 {
-    struct shm_segment segment;
     if (check_size(size, max_value, err) != OK)
         return -1;
-    struct cache_geometry geometry = geometry_of(size, max_value);
-    struct shm_layout layout = layout_of(&geometry);
-    int fd = shm_create(&layout, err);
-    if (fd < 0)
-        return -1;
-    if (shm_attach(fd, &layout, &segment, err) != OK) {
-        close(fd);
-        return -1;
-    }
-    fill(segment.body, &geometry, max_value);
-    shm_detach(&segment);
-    return fd;
+    struct dimensions dimensions = {geometry_of(size, max_value), max_value};
+    struct shm_layout layout = layout_of(&dimensions.geometry);
+    layout.create = create;
+    layout.data = &dimensions;
+    return shm_create(&layout, err);
 }
 
 /* The same number of bytes may be divided otherwise: shards depend on the largest value. */

@@ -39,7 +39,7 @@ static uint32_t buckets_per_shard(uint32_t n_keys)
     return (n_keys + N_SHARDS * WAYS - 1) / (N_SHARDS * WAYS);
 }
 
-static void create_table(void *body)
+static void create_table(void *body, const void *data UNUSED)
 {
     struct limit_table *table = body;
     crypto_random(table->keys, sizeof(table->keys));

@@ -37,7 +37,7 @@ struct seq_slot {
     } body;
 };
 
-static void create_slots(void *memory)
+static void create_slots(void *memory, const void *data UNUSED)
 {
     struct seq_slot *slots = memory;
     for (size_t i = 0; i < N_SLOTS; i++)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/metrics_text.h"
+#include "base/shm.h"
 
 static int fd;
 
@@ -193,6 +194,19 @@ static void test_routes_are_capped(void **state)
                            "http_requests_total{method=\"other\",route=\"other\",status=\"5xx\"} 1\n"));
 }
 
+static void test_an_inherited_segment_keeps_its_routes(void **state)
+{
+    (void)state;
+    struct err err;
+    open_as("worker 0");
+    metrics_request(metrics_route("GET", "/kept"), 200, 1);
+    shm_offer(dup(fd));
+    int heir = metrics_segment_create(2, 4, &err);
+    shm_offer_end();
+    assert_non_null(strstr(text_of(METRICS_PROMETHEUS), "route=\"/kept\""));
+    close(heir);
+}
+
 static void test_long_patterns_and_labels_are_bounded(void **state)
 {
     (void)state;
@@ -303,6 +317,7 @@ int main(void)
         TEST(test_sums_over_processes),
         TEST(test_a_full_segment_refuses),
         TEST(test_routes_are_capped),
+        TEST(test_an_inherited_segment_keeps_its_routes),
         TEST(test_long_patterns_and_labels_are_bounded),
         TEST(test_samples_add_only_what_is_new),
         TEST(test_labels_are_escaped),

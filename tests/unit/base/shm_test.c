@@ -104,7 +104,7 @@ struct counter {
     int n;
 };
 
-static void create_counter(void *body)
+static void create_counter(void *body, const void *data UNUSED)
 {
     struct counter *counter = body;
     assert_int_equal(counter->n, 0);

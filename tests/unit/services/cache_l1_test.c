@@ -290,11 +290,28 @@ static void test_geometry(void **state)
     close(fd);
 }
 
+static void test_an_inherited_segment_keeps_its_values(void **state)
+{
+    struct machine *m = *state;
+    struct err err = {0};
+    assert_true(put_text(&m->one, "kept", SLICE("v"), HOUR_MS));
+    shm_offer(dup(m->fd));
+    int fd = cache_shm_create(SIZE, MAX_VALUE, &err);
+    shm_offer_end();
+    struct cache_shm heir;
+    assert_int_equal(cache_shm_open(&heir, fd, SIZE, MAX_VALUE, &err), OK);
+    assert_true(has(&heir, "kept"));
+    assert_true(has(&m->one, "kept")); /* the old one's, who still runs */
+    cache_shm_close(&heir);
+    close(fd);
+}
+
 int main(void)
 {
 #define ROW(test) cmocka_unit_test_setup_teardown(test, machine_set_up, machine_tear_down)
     const struct CMUnitTest tests[] = {
         ROW(test_any_size_comes_back),
+        ROW(test_an_inherited_segment_keeps_its_values),
         ROW(test_longest_key_and_most_stamps),
         ROW(test_time),
         ROW(test_what_was_forgotten_is_not_stored),
