@@ -34,7 +34,8 @@ describe("the command line", function()
   it("says what it can do, and tells misuse from failure", function()
     local out, code = chowk "--help"
     assert.equal(0, code)
-    for _, name in ipairs { "serve", "dev", "check", "migrate", "routes", "config", "run", "version" } do
+    for _, name in ipairs { "serve", "dev", "check", "migrate", "routes", "config", "run", "version", "reload", "stop",
+      "status", "upgrade" } do
       assert.truthy(out:find("\n  " .. name, 1, true), name)
       local help, help_code = chowk(name .. " --help")
       assert.equal(0, help_code)

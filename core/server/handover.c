@@ -100,6 +100,12 @@ enum status handover_receive(struct handover **out, struct err *err)
 
 /* ---- talking on ---------------------------------------------------------------------------------------------- */
 
+static void end_with(struct handover *handover, enum handover_event event)
+{
+    handover->is_over = true;
+    handover->on_event(handover->data, event, 0);
+}
+
 static void on_readable(void *data, int events UNUSED)
 {
     struct handover *handover = data;
@@ -110,22 +116,22 @@ static void on_readable(void *data, int events UNUSED)
     while ((status = handover_hear(handover->channel, text, sizeof(text), &fd)) == OK) {
         if (fd >= 0)
             close(fd);
-        if (strcmp(text, "take over") == 0) {
-            handover->is_over = true;
+        if (strcmp(text, "take over") == 0)
             handover->on_event(handover->data, HANDOVER_TAKE_OVER, 0);
-        } else if (strcmp(text, "give up") == 0) {
-            handover->is_over = true;
-            handover->on_event(handover->data, HANDOVER_GIVE_UP, 0);
-        } else if (sscanf(text, "left %u/%u", &left, &all) == 2 && all > 0 && left <= all) {
+        else if (strcmp(text, "alone") == 0)
+            end_with(handover, HANDOVER_ALONE);
+        else if (strcmp(text, "give up") == 0)
+            end_with(handover, HANDOVER_GIVE_UP);
+        else if (sscanf(text, "left %u/%u", &left, &all) == 2 && all > 0 && left <= all)
             handover->on_event(handover->data, HANDOVER_LEFT, left * 100 / all);
-        }
     }
     if (status == AGAIN)
         return;
     poll_set(handover->poll, 0);
-    if (!handover->is_over)
+    if (!handover->is_over) {
         handover->on_event(handover->data, HANDOVER_TAKE_OVER, 0);
-    handover->is_over = true;
+        end_with(handover, HANDOVER_ALONE);
+    }
     handover->on_event(handover->data, HANDOVER_LEFT, 0);
 }
 
@@ -149,6 +155,11 @@ void handover_unwatch(struct handover *handover)
 void handover_say_ready(struct handover *handover)
 {
     (void)handover_say(handover->channel, "ready", -1); /* gone: on_readable hears of it */
+}
+
+void handover_say_serving(struct handover *handover)
+{
+    (void)handover_say(handover->channel, "serving", -1);
 }
 
 void handover_say_failed(struct handover *handover, const struct err *err)

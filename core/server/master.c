@@ -40,7 +40,9 @@ struct master {
     const struct master_opts *opts;
     bool is_owner; /* it speaks for the server: lock, paths, systemd. Not yet, or no more, in an upgrade */
     bool is_up;
-    bool is_orphan; /* the old master of an upgrade has left already */
+    bool is_retired; /* another master serves: no more of this one than to finish */
+    bool is_alone;   /* the old master of an upgrade speaks for the server no more */
+    bool is_told;    /* by an upgrade's old master, or by its death, to take over */
     int lock_fd, ops_fd, config_fd;
     struct segments segments;
     struct listen_set listeners;
@@ -85,6 +87,13 @@ static int seal_config(const struct config *config, struct err *err)
 
 /* ---- events -------------------------------------------------------------------------------------------------- */
 
+static void write_pid(struct master *master)
+{
+    struct err err = {0};
+    if (run_dir_write(master->lock_fd, config_text(master->opts->config, CONFIG_LISTEN), &err) != OK)
+        log_error("upgrade", LOG_S("error", err.message));
+}
+
 /* In an upgrade a Unix path cannot be shared, as a port can: it is opened when the old master has left it. */
 static bool is_admin_later(const struct master *master)
 {
@@ -103,35 +112,52 @@ static enum status open_admin(struct master *master, struct err *err)
     return OK;
 }
 
-/* From here on this is the master that the pid file, the operator's socket and systemd mean. */
-static void serve(struct master *master)
+/* From here on no other master speaks for the server. */
+static void speak(struct master *master)
 {
-    const struct config *config = master->opts->config;
     struct err err = {0};
-    if (!master->is_owner && run_dir_write(master->lock_fd, config_text(config, CONFIG_LISTEN), &err) != OK)
-        log_error("upgrade", LOG_S("error", err.message));
     if (is_admin_later(master) && open_admin(master, &err) != OK)
         log_error("no admin listener", LOG_S("error", err.message));
+    sd_notify_ready(master->notify);
+    sd_notify_status(master->notify, "chowk " CHOWK_VERSION " serves %s with %u workers", master->url,
+                     config_workers(master->opts->config));
+}
+
+/* From here on this is the master that the pid file and the operator's socket mean. */
+static void serve(struct master *master)
+{
+    write_pid(master);
     master->is_owner = true;
     ops_start(master->ops);
     master_reload_up(master->reload);
     status_set_up(master->status);
     master->opts->on_ready(master->opts->data, master->url);
-    sd_notify_ready(master->notify);
-    sd_notify_status(master->notify, "chowk " CHOWK_VERSION " serves %s with %u workers", master->url,
-                     config_workers(config));
+}
+
+static void take_over(struct master *master)
+{
+    if (!master->is_up || !master->is_told || master->is_owner || master->is_retired || master->n_stops > 0)
+        return;
+    serve(master);
+    handover_say_serving(master->opts->handover);
+    if (master->is_alone)
+        speak(master);
 }
 
 static void on_up(void *data)
 {
     struct master *master = data;
     master->is_up = true;
-    if (master->n_stops > 0)
+    if (master->n_stops > 0 || master->is_retired)
         return;
-    if (master->is_owner || master->is_orphan)
+    if (master->is_owner) {
         serve(master);
-    else
+        speak(master);
+    } else if (master->is_told) {
+        take_over(master);
+    } else {
         handover_say_ready(master->opts->handover);
+    }
 }
 
 static void on_down(void *data, const char *why)
@@ -261,26 +287,42 @@ static void on_upgrade(void *data, bool is_running)
         master_reload_hold(master->reload);
     else if (master->n_stops == 0)
         master_reload_up(master->reload);
+    if (!is_running)
+        write_pid(master); /* it may have written its own */
     sd_notify_status(master->notify, is_running ? "upgrade: the new server is starting"
                                                 : "the last upgrade failed: the old server goes on");
 }
 
-/* Paths, lock and listeners are the heir's from now on; what is in flight here is finished. */
-static void on_heir_ready(void *data, pid_t heir)
+/* Another master serves from the same sockets: what has been accepted here is finished, and nothing of the server goes
+ * with it. The old master ends so after a handover, the new one when it has to give up. */
+static void retire(struct master *master)
 {
-    struct master *master = data;
     master->is_owner = false;
-    master->n_stops = 1;
+    master->is_retired = true;
     admin_free(master->admin);
     master->admin = NULL;
     ops_stop(master->ops);
     master_reload_stop(master->reload);
     status_set_stopping(master->status);
-    sd_notify_main_pid(master->notify, heir);
     supervisor_leave(master->supervisor);
 }
 
+static void on_taken(void *data, pid_t heir)
+{
+    struct master *master = data;
+    sd_notify_main_pid(master->notify, heir);
+    retire(master);
+}
+
 /* ---- an upgrade: the new master's side ------------------------------------------------------------------------- */
+
+static void give_up(struct master *master)
+{
+    err_set(master->err, ERR_UNAVAILABLE, "the old server did not wait any longer: it goes on");
+    master->exit_code = 1;
+    log_info("stopping", LOG_S("why", "the upgrade was given up"));
+    retire(master);
+}
 
 static void on_handover(void *data, enum handover_event event, unsigned value)
 {
@@ -289,15 +331,16 @@ static void on_handover(void *data, enum handover_event event, unsigned value)
     case HANDOVER_TAKE_OVER:
         if (!master->is_up)
             log_warn("the old master has ended: taking over as soon as all workers are ready");
-        master->is_orphan = true;
-        if (master->is_up && !master->is_owner && master->n_stops == 0)
-            serve(master);
+        master->is_told = true;
+        take_over(master);
+        return;
+    case HANDOVER_ALONE:
+        master->is_alone = true;
+        if (master->is_owner)
+            speak(master);
         return;
     case HANDOVER_GIVE_UP:
-        err_set(master->err, ERR_UNAVAILABLE, "the old server did not wait any longer: it goes on");
-        master->exit_code = 1;
-        if (master->n_stops == 0)
-            stop(master, "the upgrade was given up", true);
+        give_up(master);
         return;
     case HANDOVER_LEFT:
         supervisor_set_share(master->supervisor, 100 - value);
@@ -373,7 +416,7 @@ static void open_ops(struct master *master)
                                                          .lock_fd = master->lock_fd,
                                                          .why_not = why_no_upgrade,
                                                          .on_change = on_upgrade,
-                                                         .on_ready = on_heir_ready,
+                                                         .on_taken = on_taken,
                                                          .data = master});
 }
 

@@ -44,7 +44,8 @@ enum status run_dir_write(int fd, const char *address, struct err *err)
 {
     char text[300];
     int len = snprintf(text, sizeof(text), "pid %d on %s\n", (int)getpid(), address);
-    if (len < (int)sizeof(text) && ftruncate(fd, 0) == 0 && pwrite(fd, text, (size_t)len, 0) == len)
+    /* in this order: who reads meanwhile (an upgrade writes over the old one's) finds a pid */
+    if (len < (int)sizeof(text) && pwrite(fd, text, (size_t)len, 0) == len && ftruncate(fd, len) == 0)
         return OK;
     return err_errno(err, errno, "run.dir: cannot write chowk.pid");
 }

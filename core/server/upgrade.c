@@ -1,8 +1,10 @@
 /* States, forward and back to IDLE:
  *
- *   IDLE → STARTING → HANDED            it is ready: this master only drains from now on
- *      ↖      ↓
- *       ENDING                          it failed: its process is on its way out, with a deadline
+ *   IDLE → STARTING → HANDING → HANDED      ready, told to take over, has done so: only now does this master retire
+ *      ↖      ↓          ↓
+ *       ENDING ←─────────┘                  it failed: its process is on its way out, with a deadline
+ *
+ * While it takes over both serve, so there is no moment without a server, whichever of the two dies at it.
  *
  * Everything it inherits waits in the channel before it is started, so that it needs no dialogue to begin with; a dead
  * master's descriptors in a channel close with it. */
@@ -29,9 +31,9 @@
 
 extern char **environ;
 
-enum { END_MS = 5000, CHANNEL_BYTES = 1024 * 1024 };
+enum { TAKE_OVER_MS = 10000, END_MS = 5000, CHANNEL_BYTES = 1024 * 1024 };
 
-enum upgrade_state { UPGRADE_IDLE, UPGRADE_STARTING, UPGRADE_ENDING, UPGRADE_HANDED };
+enum upgrade_state { UPGRADE_IDLE, UPGRADE_STARTING, UPGRADE_HANDING, UPGRADE_HANDED, UPGRADE_ENDING };
 
 struct upgrade {
     struct upgrade_opts opts;
@@ -40,7 +42,7 @@ struct upgrade {
     pid_t pid;   /* 0: no process */
     int channel; /* -1: closed */
     struct poll *poll;
-    struct timer timer; /* STARTING: upgrade.timeout; ENDING: until it is killed */
+    struct timer timer; /* STARTING: upgrade.timeout; HANDING: TAKE_OVER_MS; ENDING: until it is killed */
     struct ops_call *asker;
     uint64_t started_ms;
     char why[CONTROL_TEXT_MAX + 1]; /* what it said of its failure; "" = nothing */
@@ -58,6 +60,7 @@ static void close_channel(struct upgrade *upgrade)
     upgrade->channel = -1;
 }
 
+/* Only the master: workers of it that serve already finish what they have accepted. */
 static void on_overdue(struct timer *timer)
 {
     const struct upgrade *upgrade = container_of(timer, struct upgrade, timer);
@@ -79,6 +82,13 @@ static void answer_failure(struct upgrade *upgrade, const char *why)
     ops_fail(call, &err);
 }
 
+static void arm(struct upgrade *upgrade, uint64_t in_ms, void (*fn)(struct timer *timer))
+{
+    timer_arm(upgrade->opts.loop, &upgrade->timer, loop_now(upgrade->opts.loop) + in_ms, fn);
+}
+
+/* "give up" and no TERM: its workers may have accepted from the shared listeners by now, and a stop of its own would
+ * turn their readiness off. */
 static void fail(struct upgrade *upgrade, const char *why)
 {
     log_error("upgrade failed: this server goes on", LOG_S("why", why));
@@ -87,23 +97,34 @@ static void fail(struct upgrade *upgrade, const char *why)
     close_channel(upgrade);
     upgrade->state = upgrade->pid > 0 ? UPGRADE_ENDING : UPGRADE_IDLE;
     timer_stop(upgrade->opts.loop, &upgrade->timer);
-    if (upgrade->pid > 0) {
-        kill(upgrade->pid, SIGTERM);
-        timer_arm(upgrade->opts.loop, &upgrade->timer, loop_now(upgrade->opts.loop) + END_MS, on_overdue);
-    }
+    if (upgrade->pid > 0)
+        arm(upgrade, END_MS, on_overdue);
     upgrade->opts.on_change(upgrade->opts.data, false);
     answer_failure(upgrade, why);
 }
 
+static void on_no_take_over(struct timer *timer)
+{
+    fail(container_of(timer, struct upgrade, timer), "the new master was ready, but did not take over when told to");
+}
+
 static void hand_over(struct upgrade *upgrade)
 {
-    struct buf json = {0};
     log_info("upgrade: handing over", LOG_I("pid", upgrade->pid),
              LOG_I("ms", (int64_t)(clock_ms() - upgrade->started_ms)));
+    upgrade->state = UPGRADE_HANDING;
+    arm(upgrade, TAKE_OVER_MS, on_no_take_over);
+    if (handover_say(upgrade->channel, "take over", -1) != OK)
+        fail(upgrade, "the new master was gone when it was told to take over");
+}
+
+static void retire(struct upgrade *upgrade)
+{
+    struct buf json = {0};
     upgrade->state = UPGRADE_HANDED;
     timer_stop(upgrade->opts.loop, &upgrade->timer);
-    upgrade->opts.on_ready(upgrade->opts.data, upgrade->pid);
-    (void)handover_say(upgrade->channel, "take over", -1); /* gone: then its workers drain, as ours do */
+    upgrade->opts.on_taken(upgrade->opts.data, upgrade->pid);
+    (void)handover_say(upgrade->channel, "alone", -1); /* gone: the service manager hears of it by SIGCHLD */
     buf_printf(&json, "{\"pid\":%d,\"old_pid\":%d,\"ms\":%llu}", (int)upgrade->pid, (int)getpid(),
                (unsigned long long)(clock_ms() - upgrade->started_ms));
     if (upgrade->asker)
@@ -124,6 +145,8 @@ static void hear(struct upgrade *upgrade)
             close(fd);
         if (strcmp(text, "ready") == 0 && upgrade->state == UPGRADE_STARTING)
             hand_over(upgrade);
+        else if (strcmp(text, "serving") == 0 && upgrade->state == UPGRADE_HANDING)
+            retire(upgrade);
         else if (strncmp(text, "failed ", 7) == 0)
             snprintf(upgrade->why, sizeof(upgrade->why), "%s", text + 7);
     }
@@ -136,13 +159,19 @@ static void on_readable(void *data, int events UNUSED)
     hear(data);
 }
 
+/* It can still fail without harm. */
+static bool is_under_way(const struct upgrade *upgrade)
+{
+    return upgrade->state == UPGRADE_STARTING || upgrade->state == UPGRADE_HANDING;
+}
+
 void upgrade_reap(struct upgrade *upgrade)
 {
     int status;
     char why[CONTROL_TEXT_MAX + 64];
     if (upgrade->pid <= 0 || waitpid(upgrade->pid, &status, WNOHANG) != upgrade->pid)
         return;
-    if (upgrade->state == UPGRADE_STARTING)
+    if (is_under_way(upgrade))
         hear(upgrade); /* its last words */
     pid_t pid = upgrade->pid;
     upgrade->pid = 0;
@@ -151,14 +180,14 @@ void upgrade_reap(struct upgrade *upgrade)
     } else if (upgrade->state == UPGRADE_ENDING) {
         timer_stop(upgrade->opts.loop, &upgrade->timer);
         upgrade->state = UPGRADE_IDLE;
-    } else if (upgrade->state == UPGRADE_STARTING) {
+    } else if (is_under_way(upgrade)) {
         if (upgrade->why[0])
             snprintf(why, sizeof(why), "%s", upgrade->why);
         else if (WIFSIGNALED(status))
             snprintf(why, sizeof(why), "the new master was ended by signal %d (%s)", WTERMSIG(status),
                      strsignal(WTERMSIG(status)));
         else
-            snprintf(why, sizeof(why), "the new master exited with status %d before it was ready; its log says why",
+            snprintf(why, sizeof(why), "the new master exited with status %d before it served; its log says why",
                      WEXITSTATUS(status));
         fail(upgrade, why);
     }
@@ -260,7 +289,7 @@ static enum status start(struct upgrade *upgrade, struct err *err)
 static enum status begin(struct upgrade *upgrade, struct err *err)
 {
     const char *why_not = upgrade->opts.why_not(upgrade->opts.data);
-    if (upgrade->state == UPGRADE_STARTING)
+    if (is_under_way(upgrade))
         why_not = "an upgrade is under way already";
     else if (upgrade->state == UPGRADE_HANDED)
         why_not = "a new master serves already";
@@ -275,9 +304,7 @@ static enum status begin(struct upgrade *upgrade, struct err *err)
     if (start(upgrade, err) != OK)
         return ERR;
     upgrade->state = UPGRADE_STARTING;
-    uint64_t due_ms =
-        loop_now(upgrade->opts.loop) + (uint64_t)config_number(upgrade->opts.config, CONFIG_UPGRADE_TIMEOUT);
-    timer_arm(upgrade->opts.loop, &upgrade->timer, due_ms, on_timeout);
+    arm(upgrade, (uint64_t)config_number(upgrade->opts.config, CONFIG_UPGRADE_TIMEOUT), on_timeout);
     upgrade->opts.on_change(upgrade->opts.data, true);
     return OK;
 }
@@ -314,7 +341,7 @@ struct upgrade *upgrade_new(const struct upgrade_opts *opts)
 
 void upgrade_stop(struct upgrade *upgrade)
 {
-    if (upgrade->state == UPGRADE_STARTING)
+    if (is_under_way(upgrade))
         fail(upgrade, "the server is being stopped");
 }
 

@@ -1,7 +1,7 @@
 /* An upgrade as the old master sees it: on USR2 or the operator's "upgrade" it starts the binary that is on the disk
  * now, gives it what it holds (server/handover.h says what), and waits. When every worker of the new master is ready it
- * hands over; in any other case (it fails, it dies, upgrade.timeout passes) nothing has happened but a log line. One at
- * a time. Runs on the master's loop. */
+ * is told to take over, and when it has done so this one retires; in any other case (it fails, it dies, upgrade.timeout
+ * passes) nothing has happened but a log line. One at a time. Runs on the master's loop. */
 #pragma once
 
 #include "server/listen.h"
@@ -20,8 +20,8 @@ struct upgrade_opts { /* borrowed for the life */
     const char *(*why_not)(void *data); /* what speaks against one now, or NULL */
     /* One has begun (nothing that a new master reads may change now) or has ended without effect. */
     void (*on_change)(void *data, bool is_running);
-    /* It is ready: stop speaking for the server. When this returns the new master is told to take over. */
-    void (*on_ready)(void *data, pid_t heir);
+    /* It serves, and speaks for the server: retire. */
+    void (*on_taken)(void *data, pid_t heir);
     void *data;
 };
 

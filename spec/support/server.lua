@@ -11,6 +11,7 @@
 --
 -- pg = a spec.support.postgres object: the database is made there. url = function(database) → the URL that chowk is
 -- given, as when it goes through a proxy or a pooler. wrap = a command in front of chowk's, which executes it.
+-- binary = a path: a link to chowk is made there and started, so that a spec can put another in its place.
 local socket = require "socket"
 local json = require "dkjson"
 local http = require "spec.support.http"
@@ -120,7 +121,7 @@ function Server:start_process()
   if not self.env.CHOWK_ADMIN_LISTEN then env[#env + 1] = "CHOWK_ADMIN_LISTEN=off" end
   for k, v in pairs(self.env) do env[#env + 1] = k .. "=" .. quote(v) end
   local command = string.format("cd %s && { env %s %s %s serve >>%s 2>&1 & echo $!; }", quote(self.dir),
-    table.concat(env, " "), self.wrap, CHOWK, quote(self.log_file))
+    table.concat(env, " "), self.wrap, self.binary or CHOWK, quote(self.log_file))
   self.pid = tonumber((must(command):match("%d+")))
   self:wait_ready()
 end
@@ -167,6 +168,10 @@ function M.start(opts)
   self.redis_db = db
   self.redis_url = opts.redis_url or "unix://" .. REDIS .. "?db=" .. db
   if not opts.redis_url then must("redis-cli -s " .. REDIS .. " -n " .. db .. " flushdb") end
+  if opts.binary then
+    self.binary = opts.binary
+    must("ln -s " .. CHOWK .. " " .. self.dir .. "/" .. opts.binary)
+  end
   if opts.start ~= false then self:start_process() end
   return self
 end
@@ -209,6 +214,18 @@ end
 function Server:wait_exit(seconds)
   M.eventually("exit of the server", function() return not self:is_alive() end, seconds or 60)
 end
+--- Runs `chowk ARGUMENTS` here while the spec goes on → function: nil while it runs, then exit code, output.
+function Server:chowk(arguments)
+  local out = os.tmpname()
+  must(("(cd %s && %s %s >%s 2>&1; echo $? >%s.code) >/dev/null 2>&1 &")
+    :format(quote(self.dir), CHOWK, arguments, out, out))
+  return function()
+    local code = tonumber(read(out .. ".code") or "")
+    if not code then return nil end
+    return code, read(out)
+  end
+end
+
 function Server:restart()
   self:kill("TERM")
   self:wait_exit()
