@@ -111,6 +111,7 @@ return {
     },
     orders = {
       payment_minutes = 30,  -- how long an unpaid order keeps its stock
+      authorized_days = 5,   -- … and one whose payment is authorized but not captured: by then Razorpay has refunded it
       token_secret = env("ORDER_TOKEN_SECRET", ""),   -- derives guests' access tokens; else razorpay.key_secret does
     },
     shipping = {

@@ -1,4 +1,5 @@
--- State machines: moves by compare-and-set with their events, many at once, and mistakes in a definition.
+-- State machines: moves by compare-and-set with their events and jobs, many at once, and mistakes in a definition.
+local jobs = require "spec.support.jobs"
 local server = require "spec.support.server"
 
 local MACHINE = [[
@@ -7,13 +8,14 @@ local order = machine.define {
   states = { "pending", "confirmed", "shipped", "cancelled" }, initial = "pending",
   moves = {
     confirm = { from = { "pending" }, to = "confirmed" },
-    ship = { from = { "confirmed" }, to = "shipped" },
+    ship = { from = { "confirmed" }, to = "shipped", jobs = { "mail" } },
     cancel = { from = { "pending", "confirmed" }, to = "cancelled" },
   },
 }
 ]]
 local APP = [[
 local app, pg, machine = require "chowk.app", require "chowk.pg", require "chowk.machine"
+require("chowk.jobs").define("mail", function() end)
 local routes = app.routes()
 ]] .. MACHINE .. [[
 routes:post("/orders/:id/:move", function(req)
@@ -33,6 +35,17 @@ routes:post("/caught/:id", function(req)
   local was, err = try(pg.tx, function(tx) return order:move(tx, tonumber(req.params.id), "ship", { actor = "x" }) end)
   return { was = was, code = err and err.code, from = err and err.from, to = err and err.to }
 end)
+-- The same moves as statements, by who has locked the row (or only says so), with what is to fail behind them.
+routes:post("/deferred/:id/:move", function(req)
+  local id, state = tonumber(req.params.id), req.query.state
+  pg.tx(function(tx)
+    if not state then state = tx:lock("orders", id).status end
+    tx:defer(order:statements(state, id, req.params.move,
+      { actor = "admin", data = { note = "y" }, set = { note = "later" } }))
+    if req.query.fails then tx:defer { { "SELECT 1 / 0" } } end
+  end)
+  return { now = order:to(req.params.move) }
+end)
 routes:get("/moves", function()
   return { order:from("pending"), order:from("shipped"), order:can("pending", "ship"), order:can("confirmed", "ship") }
 end)
@@ -42,7 +55,7 @@ return routes
 describe("chowk.machine", function()
   local s
   setup(function()
-    s = server.start { app = APP, config = { workers = 2 } }
+    s = jobs.start { app = APP, config = { workers = 2, jobs = { workers = 0 } } }
     s:exec [[
       CREATE TYPE order_status AS ENUM ('pending', 'confirmed', 'shipped', 'cancelled');
       CREATE TABLE orders (id int PRIMARY KEY, status order_status NOT NULL DEFAULT 'pending', note text,
@@ -91,6 +104,39 @@ describe("chowk.machine", function()
     assert.equal("cancelled", s:sql("SELECT status FROM orders WHERE id = 5")[1].status)
   end)
 
+  it("moves a locked row together with the commit, with its event and its jobs", function()
+    s:exec "DELETE FROM jobs"
+    assert.equal("confirmed", s:post("/deferred/6/confirm").json.now)
+    assert.equal(500, s:post("/deferred/6/ship?fails=1").status)
+    assert.equal(0, jobs.count(s, "jobs"))
+    assert.equal("shipped", s:post("/deferred/6/ship").json.now)
+    assert.same({ status = "shipped", version = 2, note = "later" },
+      s:sql("SELECT status, version, note FROM orders WHERE id = 6")[1])
+    assert.same({ { was = "pending", now = "confirmed" }, { was = "confirmed", now = "shipped" } },
+      s:sql("SELECT from_status AS was, to_status AS now FROM order_events WHERE order_id = 6 ORDER BY id"))
+    assert.same({ { kind = "mail", args = { id = 6, from = "confirmed", to = "shipped", move = "ship",
+      data = { note = "y" } } } }, s:sql("SELECT kind, args FROM jobs"))
+    assert.equal(409, s:post("/deferred/6/ship").status)
+  end)
+
+  it("fails the transaction when a row it took for locked has moved", function()
+    s:post("/orders/7/cancel")
+    assert.equal(500, s:post("/deferred/7/confirm?state=pending").status)
+    assert.truthy(s:log():find("order: the row is not locked, its state has changed", 1, true))
+    assert.equal(1, s:sql("SELECT count(*) AS n FROM order_events WHERE order_id = 7")[1].n)
+    assert.equal("cancelled", s:sql("SELECT status FROM orders WHERE id = 7")[1].status)
+  end)
+
+  it("enqueues a move's jobs with it, or not at all", function()
+    local before = jobs.count(s, "jobs")
+    s:post("/orders/8/confirm")
+    assert.equal(before, jobs.count(s, "jobs"))
+    assert.equal(200, s:post("/orders/8/ship").status)
+    assert.equal(before + 1, jobs.count(s, "jobs"))
+    assert.equal(409, s:post("/orders/8/ship").status)
+    assert.equal(before + 1, jobs.count(s, "jobs"))
+  end)
+
   it("says which moves there are", function()
     assert.same({ { "cancel", "confirm" }, {}, false, true }, s:get("/moves").json)
   end)
@@ -102,8 +148,9 @@ describe("chowk.machine", function()
       assert.falsy(ok)
       assert.truthy(tostring(why):find(text, 1, true), why)
     end
-    refused('to = "shipped"', 'to = "shiped"', 'app.lua:3: machine.define: order.ship: "shiped" is no state')
+    refused('to = "shipped"', 'to = "shiped"', 'app.lua:4: machine.define: order.ship: "shiped" is no state')
     refused('"cancelled" }, initial', '"cancelled", "lost" }, initial', 'no move leads to "lost"')
+    refused('jobs = { "mail" }', 'jobs = "mail"', "order.ship: jobs: expected a list of names")
     refused('initial = "pending"', 'initial = "new"', 'initial: "new" is no state')
   end)
 end)

@@ -41,7 +41,7 @@ describe("an unpaid order", function()
     assert.equal("expired/unpaid", shop.state(s, order))
     assert.equal("pending/unpaid", shop.state(s, other))
     assert.same({ 1, 0 }, { reserved(), used "FLAT100" })
-    assert.equal("order_placed order_expired", shop.events(s, order))
+    assert.equal("order.place order.expire", shop.events(s, order))
     run "order.expire"                                     -- again changes nothing
     assert.same({ 1, 0 }, { reserved(), used "FLAT100" })
     pay(order)                                             -- and comes back when it is paid all the same
@@ -62,6 +62,35 @@ describe("an unpaid order", function()
     change(failed, "updated_at = now() - interval '21 minutes'")
     run "order.expire"
     assert.equal("expired/failed", shop.state(s, failed))
+  end)
+
+  it("is given up when its authorized payment was never captured", function()
+    local order = place()
+    change(order, "payment_status = 'authorized', expires_at = now() - interval '6 days'")
+    run "order.expire"
+    assert.equal("pending/authorized", shop.state(s, order))
+    change(order, "updated_at = now() - interval '6 days'")
+    run "order.expire"
+    assert.equal("expired/failed", shop.state(s, order))
+    assert.equal("order.place payment.lapse order.expire", shop.events(s, order))
+    assert.equal(0, reserved())
+  end)
+
+  it("that cannot be expired holds up no other", function()
+    local stuck, order = place(), shop.place(s, { [BOTTLE] = 1 })
+    change(stuck, "expires_at = now() - interval '2 minutes'")
+    change(order, "expires_at = now() - interval '1 minute'")
+    s:exec(([[CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''stuck''; END';
+      CREATE TRIGGER refuse BEFORE UPDATE ON orders FOR EACH ROW WHEN (OLD.order_number = '%s')
+      EXECUTE FUNCTION refuse()]])
+      :format(stuck.number))
+    run "order.expire"
+    assert.equal("expired/unpaid", shop.state(s, order))
+    assert.equal("pending/unpaid", shop.state(s, stuck))
+    assert.truthy(s:log():find("an order cannot be expired", 1, true))
+    s:exec "DROP TRIGGER refuse ON orders"
+    run "order.expire"
+    assert.equal("expired/unpaid", shop.state(s, stuck))
   end)
 
   it("is left alone by who cannot lock it", function()

@@ -42,7 +42,7 @@ describe("an order", function()
     assert.same({ place_of_supply = "29", currency = "INR" }, row(order.number, "place_of_supply, currency"))
     assert.equal("products/adrak-wali-chai-mug/front.webp", lines[1].image_path)
     assert.equal("6912", lines[1].hsn)
-    assert.equal("order_placed", shop.events(s, order))
+    assert.equal("order.place", shop.events(s, order))
   end)
 
   it("splits the tax inside the seller's state", function()

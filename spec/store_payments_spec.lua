@@ -37,7 +37,7 @@ describe("a payment", function()
       assert.equal(200, first.status)
       assert.same({ number = order.number, status = "confirmed", payment_status = "paid" }, first.json)
       assert.same(first.json, verify(proof).json)
-      assert.equal("order_placed payment_paid", shop.events(s, order))
+      assert.equal("order.place payment.capture order.confirm", shop.events(s, order))
       assert.same({ payment_id, "captured", 34900 }, (function()
         local p = payments(order)[1]
         return { p.razorpay_payment_id, p.status, p.amount_paise }
@@ -78,7 +78,7 @@ describe("a payment", function()
       local second = verify(shop.proof(order, shop.payment_id()))
       assert.same({ 200, "paid" }, { second.status, second.json.payment_status })
       assert.equal(2, #payments(order))
-      assert.equal("order_placed payment_paid transition_ignored", shop.events(s, order))
+      assert.equal("order.place payment.capture order.confirm payment.ignore", shop.events(s, order))
     end)
   end)
 
@@ -105,7 +105,7 @@ describe("a payment", function()
       becomes("confirmed/paid", order)
       settled()
       assert.equal(1, #payments(order))
-      assert.equal("order_placed payment_authorized payment_paid", shop.events(s, order))
+      assert.equal("order.place payment.authorize payment.capture order.confirm", shop.events(s, order))
     end)
 
     it("is refused when forged, and nothing is stored", function()
@@ -299,7 +299,7 @@ describe("a payment", function()
           .. payment_id .. "'") == 0
       end)
       assert.equal(1, #payments(order))
-      assert.equal("order_placed payment_paid", shop.events(s, order))
+      assert.equal("order.place payment.capture order.confirm", shop.events(s, order))
     end
   end)
 

@@ -18,7 +18,11 @@
 -- The table has the column, `version int` and `updated_at`; the table of events has its key column, type, from_status,
 -- to_status, actor and data jsonb. An event's type is "payment.capture". `jobs` are enqueued in the same transaction,
 -- with { id, from, to, move, data }.
+--
+-- Who has locked the row and read its state saves the round trip: the move as statements for tx:defer or tx:commit.
+--   tx:defer(payment:statements(order.payment_status, order.id, "capture", { actor = "razorpay" }))
 local core = require "chowk.core.vm"
+local jobs = require "chowk.jobs"
 local pg = require "chowk.pg"
 local raise = require "chowk.raise"
 
@@ -65,6 +69,9 @@ local function check_move(def, states, name, move)
   end
   local from = {}
   for _, state in ipairs(move.from) do from[state] = true end
+  if move.jobs ~= nil and type(move.jobs) ~= "table" then
+    raise.misuse("machine.define: %s.%s: jobs: expected a list of names", def.name, name)
+  end
   return { from = from, list = pg.array(move.from, "text"), to = move.to, jobs = move.jobs or {} }
 end
 
@@ -111,18 +118,31 @@ local SQL = [[
     SELECT id, $4, was::text, now::text, $5, $6 FROM moved)
   SELECT old.was::text AS was, EXISTS (SELECT 1 FROM moved) AS moved FROM old]]
 
+-- The row is locked, and was in $3. Nobody sees what a deferred statement returns, so one that finds another state
+-- after all fails, and the transaction with it. (now() keeps the planner from evaluating the failure beforehand.)
+local LOCKED_SQL = [[
+  WITH moved AS (
+    UPDATE %(table) t SET %(column) = $2%(set), version = t.version + 1, updated_at = now()
+    WHERE t.%(key) = $1 AND t.%(column)::text = $3
+    RETURNING t.%(key) AS id, t.%(column) AS now),
+  event AS (
+    INSERT INTO %(events) (%(event_key), type, from_status, to_status, actor, data)
+    SELECT id, $4, $3, now::text, $5, $6 FROM moved)
+  SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM moved)
+              THEN ('%(name): the row is not locked, its state has changed: ' || now())::int END]]
+
 local N_FIXED = 6
 
 -- One text for each set of further columns, so that it is prepared once.
-local function statement_of(self, columns)
-  local cache_key = table.concat(columns, ",")
+local function statement_of(self, template, columns)
+  local cache_key = template .. table.concat(columns, ",")
   local sql = self.sql[cache_key]
   if sql then return sql end
   local set = {}
   for i, column in ipairs(columns) do set[i] = (", %s = $%d"):format(check_name(column, "set"), N_FIXED + i) end
   local parts = { key = self.key, column = self.column, table = self.table, set = table.concat(set),
-    events = self.events.table, event_key = self.events.key }
-  sql = SQL:gsub("%%%(([%w_]+)%)", parts)
+    events = self.events.table, event_key = self.events.key, name = self.name }
+  sql = template:gsub("%%%(([%w_]+)%)", parts)
   self.sql[cache_key] = sql
   return sql
 end
@@ -141,34 +161,61 @@ local function further(set)
   return columns, values
 end
 
+local function check_options(self, what, options)
+  if type(options) ~= "table" or type(options.actor) ~= "string" then
+    raise.misuse("%s:%s: say who moves it: { actor = … }", self.name, what)
+  end
+  return options.data or {}
+end
+
+local function refuse(self, name, was, move)
+  raise.failure("illegal_transition", ('%s: no "%s" from "%s"'):format(self.name, name, was),
+    { machine = self.name, from = was, to = move.to })
+end
+
 --- Moves one row, if it is where the move may begin.
 -- @param tx transaction  @param id any  @param name string  the move
 -- @param options table  actor = string (required), data = table for the event, set = { column = value } beside it
 -- @return string  the state it was in; nil: there is no such row
--- @raise illegal_transition (409 when nobody catches it), with `from` and `to`. Yields.
+-- @raise illegal_transition (409 when nobody catches it), with `machine`, `from` and `to`. Yields.
 function Machine:move(tx, id, name, options)
-  local move = find_move(self, name)
-  if type(options) ~= "table" or type(options.actor) ~= "string" then
-    raise.misuse("%s:move: say who moves it: { actor = … }", self.name)
-  end
-  local data = options.data or {}
+  local move, data = find_move(self, name), check_options(self, "move", options)
   local columns, values = further(options.set)
-  local row = tx:one(statement_of(self, columns), id, move.to, move.list, self.name .. "." .. name, options.actor,
-    pg.jsonb(data), unpack(values, 1, #columns))
+  local row = tx:one(statement_of(self, SQL, columns), id, move.to, move.list, self.name .. "." .. name,
+    options.actor, pg.jsonb(data), unpack(values, 1, #columns))
   if not row then return nil end
-  if not row.moved then
-    raise.failure("illegal_transition", ('%s: no "%s" from "%s"'):format(self.name, name, row.was),
-      { from = row.was, to = move.to })
-  end
+  if not row.moved then refuse(self, name, row.was, move) end
   for _, job in ipairs(move.jobs) do
     tx:enqueue(job, { id = id, from = row.was, to = move.to, move = name, data = data })
   end
   return row.was
 end
 
+--- The move of a row that this transaction has locked, as statements for tx:all, tx:defer and tx:commit.
+-- @param state string  what the locked row's column says  @param id any  @param name string  the move
+-- @param options table  as Machine:move
+-- @return table  statements: the move with its event, and its jobs. They fail if the row is in another state after all
+-- @raise illegal_transition, at once. Does not yield.
+function Machine:statements(state, id, name, options)
+  local move, data = find_move(self, name), check_options(self, "statements", options)
+  if not move.from[state] then refuse(self, name, tostring(state), move) end
+  local columns, values = further(options.set)
+  local list = { { statement_of(self, LOCKED_SQL, columns), id, move.to, state, self.name .. "." .. name, options.actor,
+    pg.jsonb(data), unpack(values, 1, #columns) } }
+  for _, job in ipairs(move.jobs) do
+    list[#list + 1] = jobs.statement(job, { id = id, from = state, to = move.to, move = name, data = data })
+  end
+  return list
+end
+
 --- May this move begin in that state? Does not yield.
 function Machine:can(state, name)
   return find_move(self, name).from[state] == true
+end
+
+--- Where this move leads. Does not yield. @return string
+function Machine:to(name)
+  return find_move(self, name).to
 end
 
 --- The moves that may begin in that state, by name. Does not yield.

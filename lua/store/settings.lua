@@ -11,6 +11,7 @@ return {
   development = config.development,
   shop_state = given.shop.state,
   payment_minutes = given.orders.payment_minutes,
+  authorized_days = given.orders.authorized_days,
   -- Razorpay's key is secret, too, and always there where money is taken: it will do until there is one for this.
   token_secret = unless_empty(given.orders.token_secret) or config.get("razorpay.key_secret"),
   shipping_flat_paise = given.shipping.flat_paise,

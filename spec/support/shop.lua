@@ -104,7 +104,7 @@ function M.state(s, order)
   return row.status .. "/" .. row.payment_status
 end
 
---- The order's events as text: "order_placed payment_paid".
+--- The order's events as text: "order.place payment.capture order.confirm".
 function M.events(s, order)
   return s:sql("SELECT string_agg(e.type, ' ' ORDER BY e.id) AS types"
     .. " FROM order_events e JOIN orders o ON o.id = e.order_id WHERE o.order_number = '"

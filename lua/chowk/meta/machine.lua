@@ -22,7 +22,7 @@ function machine.define(def) end
 local Machine = {}
 
 ---Moves one row by compare-and-set, with its event row and its jobs, in the caller's transaction. Raises
----illegal_transition with `from` and `to`. Yields.
+---illegal_transition with `machine`, `from` and `to`. Yields.
 ---@param tx chowk.pg.tx
 ---@param id any
 ---@param name string the move
@@ -30,10 +30,23 @@ local Machine = {}
 ---@return string|nil was the state it was in; nil: no such row
 function Machine:move(tx, id, name, options) end
 
+---The move of a row that this transaction has locked, as statements for `tx:all`, `tx:defer` and `tx:commit`. Raises
+---illegal_transition at once; if the row is in another state after all, the statements fail. Does not yield.
+---@param state string what the locked row's column says
+---@param id any
+---@param name string the move
+---@param options { actor: string, data?: table, set?: table<string, any> }
+---@return chowk.pg.statement[]
+function Machine:statements(state, id, name, options) end
+
 ---@param state string
 ---@param name string
 ---@return boolean
 function Machine:can(state, name) end
+
+---@param name string
+---@return string state where this move leads
+function Machine:to(name) end
 
 ---@param state string
 ---@return string[] moves that may begin there

@@ -131,7 +131,7 @@ local function insert_order(order)
       RETURNING id, total_paise),
     e AS (
       INSERT INTO order_events (order_id, type, to_status, actor, data)
-      SELECT id, 'order_placed', 'pending', 'customer', jsonb_build_object('total_paise', total_paise) FROM o)
+      SELECT id, 'order.place', 'pending', 'customer', jsonb_build_object('total_paise', total_paise) FROM o)
     INSERT INTO order_items (order_id, product_id, sku, name, variant, image_path, hsn, unit_price_paise, quantity,
       discount_paise, gst_rate_bp, taxable_paise, cgst_paise, sgst_paise, igst_paise, fulfillment_partner)
     SELECT o.id, l.product_id, l.sku, l.name, l.variant, l.image_path, l.hsn, l.unit_price_paise, l.quantity,
@@ -212,9 +212,10 @@ end
 -- @return raw JSON, or nil for both "no such order" and "not yours". Yields.
 function M.find(number, token_hash)
   return pg.json_one([[
-    SELECT o.order_number AS number, o.status, o.payment_status, o.currency, o.subtotal_paise, o.discount_paise,
-           o.shipping_paise, o.tax_paise, o.total_paise, o.refunded_paise, o.coupon_code AS coupon, o.email,
-           o.shipping_address, o.razorpay_order_id, o.created_at, o.updated_at,
+    SELECT o.order_number AS number, o.state AS status, o.payment_status, o.currency,
+           o.subtotal_paise, o.discount_paise, o.shipping_paise, o.tax_paise, o.total_paise, o.refunded_paise,
+           o.coupon_code AS coupon, o.email, o.shipping_address, o.razorpay_order_id, o.carrier, o.tracking_number,
+           o.created_at, o.updated_at,
            (SELECT json_agg(json_build_object('sku', i.sku, 'name', i.name, 'variant', i.variant,
                                               'quantity', i.quantity, 'unit_price_paise', i.unit_price_paise)
                             ORDER BY i.id)

@@ -1,14 +1,16 @@
 --- What is known about a payment, and what it does to its order. The one place where an order becomes paid.
 --
 -- News of one payment comes from the customer's browser and from webhooks: late, repeated, in any order. All of it goes
--- through `decide`, under the order's row lock: lower-ranked news is ignored, an order's payment_status moves by
--- compare-and-set only, and the event row is written by the same statement that moves it. The caller commits.
+-- through `decide`, under the order's row lock: lower-ranked news is ignored, what is left moves the order by
+-- store.machines.payment and .order. The caller commits.
 local app = require "chowk.app"
 local config = require "chowk.config"
 local jobs = require "chowk.jobs"
 local log = require "chowk.log"
 local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
+local order_machine = require "store.machines.order"
+local payment_machine = require "store.machines.payment"
 local coupon = require "store.workflows.coupon"
 local stock = require "store.workflows.stock"
 
@@ -17,15 +19,13 @@ local M = {}
 -- failed < authorized: a bank's late yes follows an early no.
 local RANK = { created = 0, failed = 1, authorized = 2, captured = 3, refunded = 4 }
 
--- payment news → the order's new payment_status, and from where it may come. paid is left only by a refund.
-local MOVES = {
-  failed = { to = "failed", from = { "unpaid" } },
-  authorized = { to = "authorized", from = { "unpaid", "failed" } },
-  captured = { to = "paid", from = { "unpaid", "authorized", "failed" } },
-}
+-- payment news → the payment's move
+local MOVES = { failed = "fail", authorized = "authorize", captured = "capture" }
 
+-- `status` is what everybody calls it, `order_status` the order's own axis.
 local LOCK_BY_RAZORPAY_ID = [[
-  SELECT id::text, order_number, status, payment_status, total_paise, currency, razorpay_order_id
+  SELECT id::text, order_number, state AS status, status AS order_status, payment_status, total_paise, currency,
+         razorpay_order_id
   FROM orders WHERE razorpay_order_id = $1 FOR UPDATE]]
 
 --- Statement: an order, locked, by the id Razorpay knows it by.
@@ -51,20 +51,6 @@ local function record(order, news)
     news.raw and pg.jsonb(news.raw) or pg.null }
 end
 
-local function move(order, news, to, status)
-  return { [[
-    WITH moved AS (
-      UPDATE orders SET payment_status = $2::payment_status, status = $3::order_status, version = version + 1,
-             updated_at = now()
-      WHERE id = $1::uuid AND payment_status = $4::payment_status AND status = $5::order_status
-      RETURNING id)
-    INSERT INTO order_events (order_id, type, from_status, to_status, actor, data)
-    SELECT id, 'payment_' || $2::text, $4::text, $2::text, $6,
-           jsonb_build_object('payment_id', $7::text, 'amount_paise', $8::bigint, 'status', $3::text)
-    FROM moved RETURNING id]],
-    order.id, to, status, order.payment_status, order.status, news.actor, news.payment_id, news.amount_paise }
-end
-
 local function note(order, news, type)
   return { [[
     INSERT INTO order_events (order_id, type, from_status, actor, data)
@@ -72,11 +58,13 @@ local function note(order, news, type)
     order.id, type, order.payment_status, news.actor, news.payment_id, news.status }
 end
 
-local function contains(list, value)
-  for _, v in ipairs(list) do
-    if v == value then return true end
-  end
-  return false
+local function append(list, more)
+  for _, statement in ipairs(more) do list[#list + 1] = statement end
+end
+
+local function move_order(order, name, news, last)
+  append(last, order_machine:statements(order.order_status, order.id, name,
+    { actor = news.actor, data = { payment_id = news.payment_id } }))
 end
 
 --- Money for an order that was given up meanwhile: sell it after all if the stock is still there, else give it back.
@@ -84,6 +72,7 @@ end
 local function revive(tx, order, news, last)
   if stock.retake(tx, order.id) then
     last[#last + 1] = coupon.take_again(order.id)
+    move_order(order, "revive", news, last)
     return "confirmed"
   end
   local refund = { payment_id = news.payment_id, amount_paise = news.amount_paise, order_number = order.order_number }
@@ -91,11 +80,12 @@ local function revive(tx, order, news, last)
   return order.status
 end
 
-local function next_status(tx, order, news, last)
-  if news.status ~= "captured" then return order.status end
-  if order.status == "pending" then return "confirmed" end
-  if order.status == "expired" or order.status == "cancelled" then return revive(tx, order, news, last) end
-  return order.status
+-- What a capture does to its order. @return string  its status afterwards. Yields.
+local function confirm(tx, order, news, last)
+  if order_machine:can(order.order_status, "revive") then return revive(tx, order, news, last) end
+  if not order_machine:can(order.order_status, "confirm") then return order.status end
+  move_order(order, "confirm", news, last)
+  return "confirmed"
 end
 
 --- What one piece of news does to its order.
@@ -113,17 +103,18 @@ function M.decide(tx, order, known, news)
     return nil, ("amount mismatch: %s %d for an order of %s %d"):format(news.currency, news.amount_paise,
       order.currency, order.total_paise)
   end
-  local last, step = { record(order, news) }, MOVES[news.status]
-  if step and contains(step.from, order.payment_status) then
-    local status = next_status(tx, order, news, last)
-    last[#last + 1] = move(order, news, step.to, status)
-    return { status = status, payment_status = step.to }, last
+  local last, move = { record(order, news) }, MOVES[news.status]
+  if move and payment_machine:can(order.payment_status, move) then
+    append(last, payment_machine:statements(order.payment_status, order.id, move,
+      { actor = news.actor, data = { payment_id = news.payment_id, amount_paise = news.amount_paise } }))
+    local status = news.status == "captured" and confirm(tx, order, news, last) or order.status
+    return { status = status, payment_status = payment_machine:to(move) }, last
   end
   if news.status == "captured" then
     -- Paid twice by two payments: Razorpay gives the second back by itself; somebody should look.
     log.error("second capture for an order", { order = order.order_number, payment = news.payment_id })
   end
-  last[#last + 1] = note(order, news, "transition_ignored")
+  last[#last + 1] = note(order, news, "payment.ignore")
   return order, last
 end
 

@@ -1,0 +1,16 @@
+--- An order's money. paid is left only by refunds; a failure is no end: banks say yes after a no.
+local machine = require "chowk.machine"
+
+return machine.define {
+  name = "payment", table = "orders", column = "payment_status",
+  events = { table = "order_events", key = "order_id" },
+  states = { "unpaid", "authorized", "paid", "failed", "partially_refunded", "refunded" }, initial = "unpaid",
+  moves = {
+    fail = { from = { "unpaid" }, to = "failed" },
+    authorize = { from = { "unpaid", "failed" }, to = "authorized" },
+    capture = { from = { "unpaid", "authorized", "failed" }, to = "paid" },
+    lapse = { from = { "authorized" }, to = "failed" },   -- never captured; the bank has it back
+    refund_part = { from = { "paid", "partially_refunded" }, to = "partially_refunded" },
+    refund = { from = { "paid", "partially_refunded" }, to = "refunded" },
+  },
+}
