@@ -103,13 +103,9 @@ static void push_array(struct reader *r, enum pg_type elem, struct slice text)
 
 /* ---- rows --------------------------------------------------------------------------------------------------- */
 
-struct column {
-    enum pg_type type, elem;
-};
-
-static void push_field(struct reader *r, const struct pg_result *result, int row, int col, const struct column *column)
+/* Not for NULL. */
+static void push_field(struct reader *r, const struct pg_column *column, struct slice text)
 {
-    struct slice text = pg_result_value(result, row, col);
     if (column->type == PG_TEXT)
         lx_push_slice(r->L, text);
     else if (column->type == PG_ARRAY)
@@ -118,19 +114,11 @@ static void push_field(struct reader *r, const struct pg_result *result, int row
         push_scalar(r, column->type, text);
 }
 
-static struct column column_of(const struct pg_result *result, int col)
-{
-    struct column column = {.type = pg_result_col_type(result, col), .elem = PG_TEXT};
-    if (column.type == PG_ARRAY)
-        column.elem = pg_result_elem_type(result, col);
-    return column;
-}
-
 static void make_row_meta(lua_State *L, const struct pg_result *result, int n_cols)
 {
     struct slice *names = xalloc((size_t)n_cols * sizeof *names + 1);
     for (int col = 0; col < n_cols; col++)
-        names[col] = pg_result_col_name(result, col);
+        names[col] = pg_result_column(result, col)->name;
     lx_push_row_meta(L, names, (size_t)n_cols);
     free(names);
 }
@@ -140,7 +128,7 @@ static void push_row_meta(lua_State *L, const struct pg_result *result, int n_co
 {
     buf_clear(scratch);
     for (int col = 0; col < n_cols; col++) {
-        buf_slice(scratch, pg_result_col_name(result, col));
+        buf_slice(scratch, pg_result_column(result, col)->name);
         buf_byte(scratch, '\0');
     }
     lua_getfield(L, LUA_REGISTRYINDEX, META_CACHE);
@@ -159,15 +147,17 @@ static void push_row_meta(lua_State *L, const struct pg_result *result, int n_co
 }
 
 /* Column names stand at stack slots names+1 …, the rows' metatable at names. Stack: → row */
-static void push_row(struct reader *r, const struct pg_result *result, int row, int n_cols,
-                     const struct column *columns, int names)
+static void push_row(struct reader *r, const struct pg_result *result, int row, int names)
 {
+    struct pg_row at = pg_result_row(result, row);
+    int n_cols = pg_result_n_cols(result);
     lua_createtable(r->L, 0, n_cols);
     for (int col = 0; col < n_cols; col++) {
-        if (pg_result_is_null(result, row, col))
+        struct slice text = pg_row_next(&at);
+        if (!text.ptr)
             continue;
         lua_pushvalue(r->L, names + 1 + col);
-        push_field(r, result, row, col, &columns[col]);
+        push_field(r, pg_result_column(result, col), text);
         lua_rawset(r->L, -3);
     }
     lua_pushvalue(r->L, names);
@@ -179,27 +169,21 @@ static void push_rows(struct reader *r, const struct pg_result *result, bool is_
 {
     lua_State *L = r->L;
     int n_rows = pg_result_n_rows(result), n_cols = pg_result_n_cols(result), base = lua_gettop(L);
-    struct column few[32];
-    struct column *columns = n_cols <= (int)ARRAY_LEN(few) ? few : xalloc((size_t)n_cols * sizeof *columns);
     lua_checkstack(L, n_cols + 16);
     push_row_meta(L, result, n_cols, &r->scratch);
-    for (int col = 0; col < n_cols; col++) {
-        columns[col] = column_of(result, col);
-        lx_push_slice(L, pg_result_col_name(result, col));
-    }
+    for (int col = 0; col < n_cols; col++)
+        lx_push_slice(L, pg_result_column(result, col)->name);
     if (is_list) {
         lua_createtable(L, n_rows, 0);
         lx_set_array_meta(L, -1);
     }
     for (int row = 0; row < (is_list ? n_rows : 1); row++) {
-        push_row(r, result, row, n_cols, columns, base + 1);
+        push_row(r, result, row, base + 1);
         if (is_list)
             lua_rawseti(L, -2, row + 1);
     }
     lua_replace(L, base + 1);
     lua_settop(L, base + 1);
-    if (columns != few)
-        free(columns);
 }
 
 static void push_raw(struct reader *r, const struct pg_result *result, bool is_list)
@@ -214,11 +198,11 @@ static void push_raw(struct reader *r, const struct pg_result *result, bool is_l
 
 static void push_value(struct reader *r, const struct pg_result *result)
 {
-    struct column column = column_of(result, 0);
-    if (pg_result_is_null(result, 0, 0))
+    struct slice text = pg_result_value(result, 0, 0);
+    if (!text.ptr)
         lua_pushnil(r->L);
     else
-        push_field(r, result, 0, 0, &column);
+        push_field(r, pg_result_column(result, 0), text);
 }
 
 void bind_pg_push(lua_State *L, const struct pg_result *result, enum bind_pg_shape shape)

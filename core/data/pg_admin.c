@@ -2,7 +2,6 @@
  * worker, whose loop it would stop. */
 #include "data/pg_admin.h"
 
-#include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -66,7 +65,7 @@ static enum status take_error(struct pg_admin *admin, const PGresult *result, in
     if (PQstatus(admin->pq) == CONNECTION_BAD)
         return fail_as_libpq(err, PQerrorMessage(admin->pq));
     struct err local;
-    pg_err_from_result(result, err ? err : &local);
+    pg_libpq_error(result, err ? err : &local);
     return ERR;
 }
 

@@ -1,7 +1,7 @@
 /* Cancel requests through a pooler (T20). Private to data/pg_*. */
 #pragma once
 
-#include <libpq-fe.h>
+#include "data/pg_libpq.h"
 
 #include "base/base.h"
 

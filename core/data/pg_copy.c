@@ -2,8 +2,8 @@
  *
  *   QUEUED → ASKED → OPEN → ENDING → OVER
  *
- * libpq 15 has no COPY inside a pipeline, so the connection leaves its pipeline for the time and enters it again before
- * it returns to the pool. Back-pressure: what was written is flushed before the next write is taken; nothing is read
+ * For the time the connection is libpq's again: it owes nothing when it is lent, and nothing when it comes back to the
+ * pool. Back-pressure: what was written is flushed before the next write is taken; nothing is read
  * from the socket unless somebody waits for it.
  *
  * A copy whose owner is gone becomes an orphan: it stays with its connection until the server has answered (a CopyFail,
@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #include "data/pg_priv.h"
+#include "net/tls.h"
 
 #define PG_COPY_MAGIC 0x9061a907u
 #define STOPPED "chowk stopped this COPY"
@@ -125,7 +126,7 @@ static void watch(struct pg_copy *copy)
         wake(copy);
 }
 
-/* The connection goes back to the pool, in its pipeline again. */
+/* The connection goes back to the pool. */
 static void leave(struct pg_copy *copy)
 {
     struct pg_session *conn = copy->conn;
@@ -133,10 +134,7 @@ static void leave(struct pg_copy *copy)
     conn->n_ops--;
     copy->conn = NULL;
     copy->state = COPY_OVER;
-    if (!PQenterPipelineMode(conn->pq))
-        pg_session_doom(conn, ERR_UNAVAILABLE, "%s", PQerrorMessage(conn->pq));
-    else
-        pg_session_watch(conn);
+    poll_set(conn->poll, POLL_READ);
     pg_pool_release(conn);
     wake(copy);
     if (copy->is_orphan)
@@ -178,7 +176,7 @@ static void on_go(struct pg_copy *copy, const PGresult *result)
 static void on_error(struct pg_copy *copy, const PGresult *result)
 {
     struct err err;
-    pg_err_from_result(result, &err);
+    pg_libpq_error(result, &err);
     if (!err.sqlstate[0])
         doom(copy);
     else if (strcmp(err.sqlstate, "57014") == 0 && strstr(err.message, STOPPED) && !copy->is_orphan)
@@ -238,7 +236,7 @@ static void discard_rows(struct pg_copy *copy)
     buf_free(&trash);
 }
 
-/* As guard_size in pg_wire.c: libpq holds a row until it is complete. */
+/* libpq holds a row until it is complete, and does not say how much it holds. */
 static void guard_size(struct pg_copy *copy)
 {
     int n = 0;
@@ -257,6 +255,17 @@ static bool is_complaint(PGconn *pq)
     return n == 0 || (n == 1 && (type == 'E' || PQsslInUse(pq)));
 }
 
+/* libpq reads less than a TLS record holds when its buffer is short, and what is left no poll reports. */
+static bool consume(struct pg_session *conn)
+{
+    bool is_alive;
+    do
+        is_alive = PQconsumeInput(conn->pq);
+    while (is_alive && tls_session_has_pending(conn->ssl));
+    pg_session_check_socket(conn);
+    return is_alive;
+}
+
 static void on_readable(struct pg_copy *copy)
 {
     struct pg_session *conn = copy->conn;
@@ -264,7 +273,7 @@ static void on_readable(struct pg_copy *copy)
     bool must_end = is_sending && is_complaint(conn->pq);
     if (copy->is_out)
         guard_size(copy);
-    if (!pg_session_consume(conn))
+    if (!consume(conn))
         doom(copy);
     if (must_end && !conn->is_doomed && PQputCopyEnd(conn->pq, STOPPED) == 1)
         copy->state = COPY_ENDING;
@@ -300,7 +309,10 @@ void pg_copy_on_acquired(struct pg_op *op, struct pg_session *conn)
     conn->n_ops++;
     copy->state = COPY_ASKED;
     timer_arm(copy->loop, &copy->timer, copy->deadline_ms, on_deadline);
-    if (PQexitPipelineMode(conn->pq) && PQsendQuery(conn->pq, copy->sql))
+    CHECK(conn->steps_len == 0 && conn->out_bytes.len == 0);
+    if (conn->in_bytes.len)
+        pg_session_doom(conn, ERR_UNAVAILABLE, "half a message of the server is in the way of a COPY");
+    else if (PQsendQuery(conn->pq, copy->sql))
         watch(copy);
     else
         doom(copy);

@@ -1,27 +1,17 @@
 /* Rows to JSON without a Lua value in between: the hot end of `pg.json`.
  *
- * One pass over the result, appending to the caller's buffer. Columns are looked at once per result. Text comes
+ * One pass over the result, appending to the caller's buffer. Labels were escaped once per statement. Text comes
  * from a connection whose client_encoding is UTF8, so it is valid UTF-8 already (the server checks even what
  * lies in an SQL_ASCII database), and only quotes, backslashes and control characters are left to escape. */
-#include <stdlib.h>
-
 #include "data/pg_result.h"
-
-struct column {
-    enum pg_type type, elem;
-    struct slice name;
-    size_t label_at, label_len; /* in the buffer, once a row has it: `,"name":` */
-    bool is_hidden;
-};
 
 struct writer {
     struct buf *buf;
     struct buf scratch;
-    struct column *columns;
-    int n_columns;
-    enum pg_type elem; /* of the array being written */
+    const struct pg_result *result;
+    const bool *is_hidden; /* one flag a column; NULL: none is */
+    enum pg_type elem;     /* of the array being written */
     bool needs_comma;
-    struct column few[24];
 };
 
 /* ---- strings -------------------------------------------------------------------------------------------------- */
@@ -154,10 +144,8 @@ static void write_array(struct writer *w, enum pg_type elem, struct slice text)
     write_string(w->buf, text);
 }
 
-static void write_value(struct writer *w, const struct pg_result *result, int row, int col)
+static void write_value(struct writer *w, const struct pg_column *column, struct slice text)
 {
-    const struct column *column = &w->columns[col];
-    struct slice text = pg_result_value(result, row, col);
     if (!text.ptr)
         buf_lit(w->buf, "null");
     else if (column->type == PG_ARRAY)
@@ -170,102 +158,53 @@ static void write_value(struct writer *w, const struct pg_result *result, int ro
 
 /* ---- rows ----------------------------------------------------------------------------------------------------- */
 
-static void writer_open(struct writer *w, const struct pg_result *result, struct buf *buf)
+static void write_row(struct writer *w, int row)
 {
-    w->buf = buf;
-    w->scratch = (struct buf){0};
-    w->n_columns = pg_result_n_cols(result);
-    size_t n = (size_t)w->n_columns;
-    w->columns = n <= ARRAY_LEN(w->few) ? w->few : xalloc(n * sizeof(*w->columns));
-    for (int i = 0; i < w->n_columns; i++) {
-        struct column *column = &w->columns[i];
-        column->type = pg_result_col_type(result, i);
-        column->elem = column->type == PG_ARRAY ? pg_result_elem_type(result, i) : PG_TEXT;
-        column->name = pg_result_col_name(result, i);
-        column->label_len = 0;
-        column->is_hidden = false;
-    }
-}
-
-static void writer_close(struct writer *w)
-{
-    buf_free(&w->scratch);
-    if (w->columns != w->few)
-        free(w->columns);
-}
-
-/* `{"name":` or `,"name":`. Escaped for the first row; later ones copy it from there. */
-static void write_label(struct buf *buf, struct column *column, char before)
-{
-    if (column->label_len) {
-        char *out = buf_reserve(buf, column->label_len);
-        memcpy(out, buf->ptr + column->label_at, column->label_len);
-        buf->len += column->label_len;
-        return;
-    }
-    column->label_at = buf->len;
-    buf_byte(buf, before);
-    write_string(buf, column->name);
-    buf_byte(buf, ':');
-    column->label_len = buf->len - column->label_at;
-}
-
-static void write_row(struct writer *w, const struct pg_result *result, int row)
-{
-    char before = '{';
-    for (int col = 0; col < w->n_columns; col++) {
-        if (w->columns[col].is_hidden)
+    struct pg_row at = pg_result_row(w->result, row);
+    int n_cols = pg_result_n_cols(w->result);
+    size_t start = w->buf->len;
+    for (int col = 0; col < n_cols; col++) {
+        const struct pg_column *column = pg_result_column(w->result, col);
+        struct slice text = pg_row_next(&at);
+        if (w->is_hidden && w->is_hidden[col])
             continue;
-        write_label(w->buf, &w->columns[col], before);
-        before = ',';
-        write_value(w, result, row, col);
+        buf_slice(w->buf, column->label);
+        write_value(w, column, text);
     }
-    if (before == '{')
+    if (w->buf->len == start)
         buf_byte(w->buf, '{');
+    w->buf->ptr[start] = '{'; /* the first label's comma */
     buf_byte(w->buf, '}');
 }
 
 void pg_result_json_value(const struct pg_result *result, int row, int col, struct buf *buf)
 {
-    struct writer w;
-    writer_open(&w, result, buf);
-    write_value(&w, result, row, col);
-    writer_close(&w);
+    struct writer w = {.buf = buf, .result = result};
+    write_value(&w, pg_result_column(result, col), pg_result_value(result, row, col));
+    buf_free(&w.scratch);
 }
 
 void pg_result_json_row(const struct pg_result *result, int row, struct buf *buf)
 {
-    struct writer w;
-    writer_open(&w, result, buf);
-    write_row(&w, result, row);
-    writer_close(&w);
-}
-
-static void write_rows(struct writer *w, const struct pg_result *result, int n_rows)
-{
-    buf_byte(w->buf, '[');
-    for (int row = 0; row < n_rows; row++) {
-        if (row)
-            buf_byte(w->buf, ',');
-        write_row(w, result, row);
-    }
-    buf_byte(w->buf, ']');
-}
-
-void pg_result_json(const struct pg_result *result, struct buf *buf)
-{
-    struct writer w;
-    writer_open(&w, result, buf);
-    write_rows(&w, result, pg_result_n_rows(result));
-    writer_close(&w);
+    struct writer w = {.buf = buf, .result = result};
+    write_row(&w, row);
+    buf_free(&w.scratch);
 }
 
 void pg_result_json_rows(const struct pg_result *result, int n_rows, const bool *is_hidden, struct buf *buf)
 {
-    struct writer w;
-    writer_open(&w, result, buf);
-    for (int col = 0; col < w.n_columns; col++)
-        w.columns[col].is_hidden = is_hidden[col];
-    write_rows(&w, result, n_rows);
-    writer_close(&w);
+    struct writer w = {.buf = buf, .result = result, .is_hidden = is_hidden};
+    buf_byte(buf, '[');
+    for (int row = 0; row < n_rows; row++) {
+        if (row)
+            buf_byte(buf, ',');
+        write_row(&w, row);
+    }
+    buf_byte(buf, ']');
+    buf_free(&w.scratch);
+}
+
+void pg_result_json(const struct pg_result *result, struct buf *buf)
+{
+    pg_result_json_rows(result, pg_result_n_rows(result), NULL, buf);
 }

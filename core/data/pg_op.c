@@ -37,7 +37,7 @@ static char *copy_values(struct pg_cmd *cmd, const struct pg_call *call, char *r
 
 struct pg_op *pg_op_new(struct pg *pg, const struct pg_call *calls, int n_calls)
 {
-    size_t n = (size_t)n_calls, size = sizeof(struct pg_op) + n * (sizeof(struct pg_cmd) + sizeof(PGresult *));
+    size_t n = (size_t)n_calls, size = sizeof(struct pg_op) + n * (sizeof(struct pg_cmd) + sizeof(struct pg_result *));
     for (int i = 0; i < n_calls; i++)
         size += values_size(&calls[i]) + sizeof(char *);
     struct pg_op *op = xalloc(size);
@@ -46,7 +46,7 @@ struct pg_op *pg_op_new(struct pg *pg, const struct pg_call *calls, int n_calls)
     op->n_cmds = n_calls;
     op->started_us = clock_us();
     op->cmds = (struct pg_cmd *)(void *)(op + 1);
-    op->results = (PGresult **)(void *)(op->cmds + n);
+    op->results = (struct pg_result **)(void *)(op->cmds + n);
     char *room = (char *)(op->results + n);
     for (int i = 0; i < n_calls; i++) {
         room = copy_values(&op->cmds[i], &calls[i], room);
@@ -61,7 +61,7 @@ struct pg_op *pg_op_new(struct pg *pg, const struct pg_call *calls, int n_calls)
 void pg_op_reset(struct pg_op *op)
 {
     for (int i = 0; i < op->n_cmds; i++) {
-        PQclear(op->results[i]);
+        pg_result_free(op->results[i]);
         op->results[i] = NULL;
     }
     free(op->err);

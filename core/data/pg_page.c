@@ -20,7 +20,7 @@ static bool next_name(struct slice *names, struct slice *name)
 static int find_column(const struct pg_result *result, struct slice name)
 {
     for (int col = 0; col < pg_result_n_cols(result); col++)
-        if (slice_eq(pg_result_col_name(result, col), name))
+        if (slice_eq(pg_result_column(result, col)->name, name))
             return col;
     return -1;
 }

@@ -199,16 +199,11 @@ struct pg_session *pg_pool_least_loaded(const struct pg_lane *lane)
     return best;
 }
 
-/* False: the connection broke; the op is still first in the queue. */
-static bool shared_send(struct pg_session *conn, struct pg_op *op)
+static void shared_send(struct pg_session *conn, struct pg_op *op)
 {
-    if (!pg_wire_send(conn, op)) {
-        pg_session_doom(conn, ERR_UNAVAILABLE, "%s", PQerrorMessage(conn->pq));
-        return false;
-    }
+    pg_wire_send(conn, op);
     conn->n_ops++;
     count_wait(op->pg, op);
-    return true;
 }
 
 /* Plain reads of this turn share one Sync per connection; one that runs again has its own. */
@@ -221,14 +216,12 @@ static void flush_reads(struct pg *pg)
         for (int i = 0; i < READ_CHUNK && conn->n_ops < lane->depth && (op = queue_first(lane)); i++) {
             if (op->is_alone)
                 pg_wire_sync(conn);
-            if (conn->is_doomed || !shared_send(conn, op))
-                break;
+            shared_send(conn, op);
             if (op->is_alone)
                 pg_wire_sync(conn);
         }
     for (unsigned i = 0; i < lane->n_conns; i++)
-        if (!lane->conns[i].is_doomed)
-            pg_wire_sync(&lane->conns[i]);
+        pg_wire_sync(&lane->conns[i]);
 }
 
 static void flush_writes(struct pg *pg)
@@ -236,9 +229,10 @@ static void flush_writes(struct pg *pg)
     struct pg_lane *lane = &pg->lanes[PG_LANE_WRITE];
     struct pg_op *op;
     struct pg_session *conn;
-    while ((op = queue_first(lane)) && (conn = pg_pool_least_loaded(lane)))
-        if (shared_send(conn, op))
-            pg_wire_sync(conn);
+    while ((op = queue_first(lane)) && (conn = pg_pool_least_loaded(lane))) {
+        shared_send(conn, op);
+        pg_wire_sync(conn);
+    }
 }
 
 /* ---- exclusive connections ----------------------------------------------------------------------------------- */
@@ -265,11 +259,8 @@ static void assign(struct pg_session *conn, struct pg_op *op)
 static void conn_send_out(struct pg_session *conn)
 {
     while (!list_is_empty(&conn->out) && !conn->is_doomed) {
-        struct pg_op *op = container_of(conn->out.next, struct pg_op, node);
-        if (pg_wire_send(conn, op))
-            pg_wire_sync(conn);
-        else
-            pg_session_doom(conn, ERR_UNAVAILABLE, "%s", PQerrorMessage(conn->pq));
+        pg_wire_send(conn, container_of(conn->out.next, struct pg_op, node));
+        pg_wire_sync(conn);
     }
 }
 
@@ -312,10 +303,9 @@ void pg_pool_release(struct pg_session *conn)
     conn->state = PG_SESSION_RELEASING;
     if (conn->n_ops || conn->cancel_op || conn->is_doomed)
         return; /* comes again when it is over */
-    PGTransactionStatusType status = PQtransactionStatus(conn->pq);
-    if (status == PQTRANS_INTRANS || status == PQTRANS_INERROR)
+    if (conn->tx_status != PG_TX_IDLE)
         send_rollback(conn);
-    else if (status != PQTRANS_IDLE || conn->is_tainted)
+    else if (conn->is_tainted)
         pg_session_doom(conn, ERR_CANCELLED, "its session may have been changed");
     else
         pg_pool_rest(conn);
@@ -364,8 +354,12 @@ void pg_pool_flush(struct pg *pg)
     flush_reads(pg);
     flush_writes(pg);
     flush_exclusive(pg);
-    for (unsigned i = 0; i < pg->n_sessions; i++)
-        if (pg->sessions[i].is_doomed)
-            pg_session_lose(&pg->sessions[i], pg->sessions[i].err);
+    for (unsigned i = 0; i < pg->n_sessions; i++) {
+        struct pg_session *conn = &pg->sessions[i];
+        if (conn->is_doomed)
+            pg_session_lose(conn, conn->err);
+        else if (conn->out_bytes.len && !conn->copy)
+            pg_io_flush(conn);
+    }
     pg_grow_flush(pg);
 }

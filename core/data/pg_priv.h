@@ -2,8 +2,10 @@
  *
  *   pg.c       the public calls, the turn hook and the janitor
  *   pg_op.c    one call from creation to its completion
- *   pg_session.c  one libpq connection: resolve → connect → ready → lost
- *   pg_wire.c  the pipeline of one connection: what is sent, and which result belongs to what
+ *   pg_session.c  one connection: resolve → connect (libpq) → ready → lost
+ *   pg_wire.c  the pipeline of one connection: what is sent
+ *   pg_answer.c  what comes back, and for what
+ *   pg_io.c    its bytes; pg_proto.c its messages
  *   pg_pool.c  which connection a call gets: shared lanes, exclusive ones
  *   pg_grow.c  how many connections there are: on demand, back-off, idle and silent ones
  *   pg_settle.c  what a finished or lost group means for its calls: deliver, fail, run again
@@ -14,17 +16,16 @@
  *   pg_cancel.c  cancelling through a pooler, on a thread
  *
  * Order of a turn: results are read and delivered while io is handled; calls made meanwhile are only queued;
- * the hook at the end of the turn sends all of them. So libpq is never re-entered, and the plain reads of one
- * turn leave in one Sync group per connection. */
+ * the hook at the end of the turn sends all of them. So the plain reads of one turn leave in one Sync group per
+ * connection, and everything for one connection in one write. */
 #pragma once
-
-/* libpq's PGresult is `struct pg_result`, the very type pg_result.h declares: no cast between them. Its PGconn is
- * `struct pg_conn`, which is why our connection is called a session. */
-#include <libpq-fe.h>
 
 #include "base/list.h"
 #include "data/pg.h"
 #include "data/pg_cancel.h"
+#include "data/pg_libpq.h" /* its PGconn is `struct pg_conn`, which is why our connection is called a session */
+#include "data/pg_proto.h"
+#include "data/pg_result.h"
 #include "data/pg_stmt.h"
 #include "net/poll.h"
 #include "net/timer.h"
@@ -109,7 +110,7 @@ struct pg_op {
     char control[40];       /* SAVEPOINT …, ROLLBACK: sent after the commands; "" for none */
     int n_cmds;
     struct pg_cmd *cmds;
-    PGresult **results; /* n_cmds; owned */
+    struct pg_result **results; /* n_cmds; owned */
     /* cmds, results, values and their bytes follow in the same allocation */
 };
 
@@ -135,7 +136,7 @@ enum pg_step_kind {
     PG_STEP_OWN, /* Parse of our BEGIN and COMMIT */
     PG_STEP_BEGIN,
     PG_STEP_SET,
-    PG_STEP_DEALLOCATE,
+    PG_STEP_CLOSE,
     PG_STEP_PREPARE,
     PG_STEP_STATEMENT,
     PG_STEP_CONTROL,
@@ -143,10 +144,10 @@ enum pg_step_kind {
     PG_STEP_SYNC
 };
 
-struct pg_step { /* one result that the connection owes us */
+struct pg_step { /* one answer that the connection owes us */
     struct pg_op *op;
     uint32_t stmt_id;
-    uint16_t slot;
+    uint16_t slot; /* of a prepared statement, else PG_STMT_NO_SLOT */
     uint16_t cmd;
     uint8_t kind;
 };
@@ -176,23 +177,31 @@ struct pg_session {
     unsigned n_ops;            /* in both */
     struct pg_step *steps;     /* ring */
     unsigned steps_head, steps_len, steps_cap;
-    struct pg_tx *tx;        /* BUSY: its owner, unless an autocommit call is */
-    struct pg_copy *copy;    /* BUSY: its owner; the connection is out of its pipeline meanwhile */
-    struct pg_op *cancel_op; /* pg_cancel_backend under way */
-    uint64_t due_ms;         /* connecting or cancelled: lost by then; 0 = none */
-    uint64_t heard_ms;       /* last sign of life, or since when something is owed */
-    size_t n_partial_bytes;  /* of a result that is not complete yet, roughly */
-    unsigned n_partial_reads;
-    bool has_result;    /* the current step's result was seen, its NULL not */
-    bool is_group_open; /* statements sent, Sync not yet */
-    bool is_doomed;     /* to be closed at the end of the turn */
-    bool is_tainted;    /* session state may be left: closed instead of reused */
+    struct pg_tx *tx;             /* BUSY: its owner, unless an autocommit call is */
+    struct pg_copy *copy;         /* BUSY: its owner; the connection is out of its pipeline meanwhile */
+    struct pg_op *cancel_op;      /* pg_cancel_backend under way */
+    uint64_t due_ms;              /* connecting or cancelled: lost by then; 0 = none */
+    uint64_t heard_ms;            /* last sign of life, or since when something is owed */
+    void *ssl;                    /* libpq's session of libssl; NULL: in the clear */
+    struct buf in_bytes;          /* received, no whole message yet */
+    struct buf out_bytes;         /* to be sent, from n_written on */
+    size_t n_written, n_skip;     /* n_skip: of a message that is too long to keep, still to come */
+    struct pg_result *result;     /* of the step at hand, so far */
+    struct pg_columns *described; /* of the step at hand, if it is not prepared */
+    char tx_status;               /* PG_TX_… as of the last Sync */
+    bool is_dropping;             /* the result at hand was too long */
+    bool is_group_open;           /* statements sent, Sync not yet */
+    bool is_doomed;               /* to be closed at the end of the turn */
+    bool is_tainted;              /* session state may be left: closed instead of reused */
     bool is_cancelled;
-    bool has_own_prepared;       /* BEGIN and COMMIT are prepared */
-    bool is_retiring;            /* shared: gets no more calls, closed when it owes nothing */
-    struct err *err;             /* why it is doomed; owned */
-    uint32_t prepared[PG_STMTS]; /* by slot: the id prepared there, 0 = none */
+    bool has_own_prepared;                /* BEGIN and COMMIT are prepared */
+    bool is_retiring;                     /* shared: gets no more calls, closed when it owes nothing */
+    struct err *err;                      /* why it is doomed; owned */
+    uint32_t prepared[PG_STMTS];          /* by slot: the id prepared there, 0 = none */
+    struct pg_columns *columns[PG_STMTS]; /* and what it answers with; NULL: no rows. Owned */
 };
+
+enum { PG_TX_IDLE = 'I', PG_TX_OPEN = 'T', PG_TX_FAILED = 'E' }; /* ReadyForQuery's */
 
 void pg_session_create(struct pg_session *conn, struct pg *pg, enum pg_lane_id lane);
 void pg_session_destroy(struct pg_session *conn); /* nothing may be in flight */
@@ -200,11 +209,9 @@ void pg_session_open(struct pg_session *conn);
 /* Closes; what was in flight is settled by pg_settle_lost. */
 void pg_session_lose(struct pg_session *conn, const struct err *err);
 void pg_session_doom(struct pg_session *conn, enum err_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* After any libpq call that may have found the peer gone: libpq closes its socket by itself, and the number may be
- * another connection's a moment later, so our poll must let go of it at once. */
+/* After any libpq call (COPY's) that may have found the peer gone: libpq closes its socket by itself, and the number
+ * may be another connection's a moment later, so our poll must let go of it at once. */
 void pg_session_check_socket(struct pg_session *conn);
-bool pg_session_consume(struct pg_session *conn); /* reads what has arrived; false: the connection is lost */
-void pg_session_watch(struct pg_session *conn);   /* flush what libpq holds; poll for what is wanted */
 bool pg_session_is_open(const struct pg_session *conn);
 static inline bool pg_session_is_shared(const struct pg_session *conn)
 {
@@ -213,10 +220,17 @@ static inline bool pg_session_is_shared(const struct pg_session *conn)
 
 /* ---- wire ---------------------------------------------------------------------------------------------- */
 
-/* Sends the op's group (without Sync); false: nothing of it may have left, the connection is broken. */
-bool pg_wire_send(struct pg_session *conn, struct pg_op *op) MUST_CHECK;
-void pg_wire_sync(struct pg_session *conn); /* ends the open group and flushes */
-void pg_wire_read(struct pg_session *conn); /* all results that have arrived; settles groups */
+void pg_wire_send(struct pg_session *conn, struct pg_op *op); /* the op's group, without Sync */
+void pg_wire_sync(struct pg_session *conn);                   /* ends the open group */
+struct pg_step *pg_step_first(const struct pg_session *conn);
+void pg_step_pop(struct pg_session *conn);
+
+void pg_answer_read(struct pg_session *conn);  /* all that has arrived; settles groups */
+void pg_answer_clear(struct pg_session *conn); /* the result at hand */
+
+/* OK: something came, there may be more. AGAIN: that was all. ERR: the peer is gone. */
+enum status pg_io_read(struct pg_session *conn) MUST_CHECK;
+void pg_io_flush(struct pg_session *conn); /* sends what it can, polls for the rest */
 
 /* ---- pool ---------------------------------------------------------------------------------------------- */
 
@@ -302,7 +316,6 @@ bool pg_grow_can_spare(const struct pg *pg);  /* … though only for connections
 
 void pg_settle_group(struct pg_session *conn);                       /* Sync seen */
 void pg_settle_lost(struct pg_session *conn, const struct err *err); /* connection closed */
-void pg_err_from_result(const PGresult *result, struct err *err);
 
 /* ---- copy -------------------------------------------------------------------------------------------------- */
 

@@ -1,11 +1,15 @@
-/* Results without libpq's types, and the one table of types (DESIGN 5). A new type is a row in type_of, and a case in
- * pg_show_scalar if it is shown in a way of its own. PGresult is struct pg_result: nothing is copied. */
+/* Results, and the one table of types (DESIGN 5). A new type is a row in type_of, and a case in pg_show_scalar if it is
+ * shown in a way of its own.
+ *
+ * A result holds its rows as they came off the wire, one after the other, each value behind its length: one copy from
+ * the socket's buffer, no allocation per row or value. What is constant, the columns, belongs to the statement. */
 #include "data/pg_result.h"
 
-#include <libpq-fe.h>
 #include <stdlib.h>
 
 #include "base/crypto.h"
+#include "base/json.h"
+#include "data/pg_proto.h"
 
 /* Numbers below this many digits are exact in every JSON reader, and print in full in Lua (T15). */
 #define EXACT_DIGITS 14
@@ -15,7 +19,7 @@ struct type_pair {
 };
 
 /* Built-in types have fixed OIDs (pg_type.dat). Scalars, then their arrays. */
-static struct type_pair type_of(Oid oid)
+static struct type_pair type_of(uint32_t oid)
 {
 #define SCALAR(t) ((struct type_pair){(t), PG_TEXT})
 #define ARRAY_OF(t) ((struct type_pair){PG_ARRAY, (t)})
@@ -81,52 +85,205 @@ static struct type_pair type_of(Oid oid)
 #undef ARRAY_OF
 }
 
+/* ---- columns ------------------------------------------------------------------------------------------------ */
+
+/* Reads one field of a RowDescription: its name, and of six numbers the type's. */
+static bool read_column(struct slice *body, const char **name, uint32_t *oid)
+{
+    int32_t table, type, modifier;
+    int number, size, format;
+    bool is_read = pg_proto_text(body, name) && pg_proto_int32(body, &table) && pg_proto_int16(body, &number) &&
+                   pg_proto_int32(body, &type) && pg_proto_int16(body, &size) && pg_proto_int32(body, &modifier) &&
+                   pg_proto_int16(body, &format);
+    *oid = is_read ? (uint32_t)type : 0;
+    return is_read;
+}
+
+/* `,"name":`; its bytes end with the name's, which it is made from, in one allocation behind the columns. */
+static void set_names(struct pg_column *column, const char *name, struct buf *names)
+{
+    column->name = slice_of(NULL, strlen(name));
+    buf_append(names, name, column->name.len);
+    column->label.len = names->len;
+    buf_byte(names, ',');
+    json_write_string(names, slice_str(name));
+    buf_byte(names, ':');
+    column->label.len = names->len - column->label.len;
+}
+
+static struct pg_columns *join(struct pg_columns *columns, struct buf *names)
+{
+    size_t size = sizeof(*columns) + (size_t)columns->n * sizeof(columns->column[0]);
+    struct pg_columns *joined = xalloc(size + names->len);
+    memcpy(joined, columns, size);
+    char *at = memcpy((char *)joined + size, names->ptr ? names->ptr : "", names->len);
+    for (int i = 0; i < joined->n; i++) {
+        struct pg_column *column = &joined->column[i];
+        column->name.ptr = at;
+        column->label.ptr = at + column->name.len;
+        at += column->name.len + column->label.len;
+    }
+    return joined;
+}
+
+struct pg_columns *pg_columns_new(struct slice body)
+{
+    int n;
+    if (!pg_proto_int16(&body, &n))
+        return NULL;
+    struct pg_columns *columns = xalloc(sizeof(*columns) + (size_t)n * sizeof(columns->column[0])), *joined = NULL;
+    struct buf names = {0};
+    columns->n_refs = 1;
+    for (; columns->n < n; columns->n++) {
+        struct pg_column *column = &columns->column[columns->n];
+        const char *name;
+        uint32_t oid;
+        if (!read_column(&body, &name, &oid))
+            break;
+        struct type_pair type = type_of(oid);
+        column->type = type.type;
+        column->elem = type.elem;
+        set_names(column, name, &names);
+    }
+    if (columns->n == n && body.len == 0)
+        joined = join(columns, &names);
+    buf_free(&names);
+    free(columns);
+    return joined;
+}
+
+void pg_columns_unref(struct pg_columns *columns)
+{
+    if (columns && --columns->n_refs == 0)
+        free(columns);
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------ */
+
+struct pg_result {
+    struct pg_columns *columns; /* NULL: none */
+    struct buf bytes;           /* of each row its values: length (-1: NULL) in network order, bytes */
+    size_t *row_at;             /* where each row begins */
+    int n_rows, n_room;
+    int64_t affected;
+    size_t few[4]; /* row_at, as long as that is enough */
+};
+
+struct pg_result *pg_result_new(struct pg_columns *columns)
+{
+    struct pg_result *result = xalloc(sizeof(*result));
+    result->columns = columns;
+    if (columns)
+        columns->n_refs++;
+    result->row_at = result->few;
+    result->n_room = (int)ARRAY_LEN(result->few);
+    return result;
+}
+
+void pg_result_free(struct pg_result *result)
+{
+    if (!result)
+        return;
+    pg_columns_unref(result->columns);
+    buf_free(&result->bytes);
+    if (result->row_at != result->few)
+        free(result->row_at);
+    free(result);
+}
+
+static void add_room(struct pg_result *result)
+{
+    size_t *old = result->row_at, n = (size_t)result->n_room;
+    result->n_room *= 4;
+    result->row_at = xalloc((size_t)result->n_room * sizeof(*old));
+    memcpy(result->row_at, old, n * sizeof(*old));
+    if (old != result->few)
+        free(old);
+}
+
+/* Whether the lengths of n values fill the body exactly: nothing looks at them again. */
+static bool is_sound(struct slice body, int n)
+{
+    size_t at = 0;
+    for (; n > 0; n--) {
+        uint32_t wire;
+        if (body.len - at < sizeof(wire))
+            return false;
+        memcpy(&wire, body.ptr + at, sizeof(wire));
+        at += sizeof(wire);
+        size_t len = be32toh(wire) == UINT32_MAX ? 0 : be32toh(wire); /* -1: NULL */
+        if (len > body.len - at)
+            return false;
+        at += len;
+    }
+    return at == body.len;
+}
+
+bool pg_result_add_row(struct pg_result *result, struct slice body)
+{
+    int n;
+    if (!pg_proto_int16(&body, &n) || n != pg_result_n_cols(result) || !is_sound(body, n))
+        return false;
+    if (result->n_rows >= INT32_MAX / 8)
+        return false;
+    if (result->n_rows == result->n_room)
+        add_room(result);
+    result->row_at[result->n_rows++] = result->bytes.len;
+    buf_slice(&result->bytes, body);
+    return true;
+}
+
+/* The last word that is a number: "INSERT 0 3", "SELECT 20". */
+void pg_result_set_tag(struct pg_result *result, const char *tag)
+{
+    const char *space = strrchr(tag, ' ');
+    result->affected = space ? strtoll(space + 1, NULL, 10) : 0;
+}
+
+size_t pg_result_size(const struct pg_result *result)
+{
+    return result->bytes.len;
+}
+
 int pg_result_n_rows(const struct pg_result *result)
 {
-    return PQntuples(result);
+    return result->n_rows;
 }
 
 int pg_result_n_cols(const struct pg_result *result)
 {
-    return PQnfields(result);
+    return result->columns ? result->columns->n : 0;
 }
 
-struct slice pg_result_col_name(const struct pg_result *result, int col)
+const struct pg_column *pg_result_column(const struct pg_result *result, int col)
 {
-    return slice_str(PQfname(result, col));
+    CHECK(col >= 0 && col < pg_result_n_cols(result));
+    return &result->columns->column[col];
 }
 
-enum pg_type pg_result_col_type(const struct pg_result *result, int col)
+struct pg_row pg_result_row(const struct pg_result *result, int row)
 {
-    return type_of(PQftype(result, col)).type;
-}
-
-enum pg_type pg_result_elem_type(const struct pg_result *result, int col)
-{
-    return type_of(PQftype(result, col)).elem;
-}
-
-bool pg_result_is_null(const struct pg_result *result, int row, int col)
-{
-    return PQgetisnull(result, row, col);
+    CHECK(row >= 0 && row < result->n_rows);
+    return (struct pg_row){result->bytes.ptr + result->row_at[row]};
 }
 
 struct slice pg_result_value(const struct pg_result *result, int row, int col)
 {
-    size_t len = (size_t)PQgetlength(result, row, col); /* 0 for NULL */
-    if (len == 0 && PQgetisnull(result, row, col))
-        return (struct slice){NULL, 0};
-    return slice_of(PQgetvalue(result, row, col), len);
+    CHECK(col >= 0 && col < pg_result_n_cols(result));
+    struct pg_row at = pg_result_row(result, row);
+    for (; col > 0; col--)
+        (void)pg_row_next(&at);
+    return pg_row_next(&at);
 }
 
-/* libpq keeps the tag in the result but its accessors are not const-correct. */
+bool pg_result_is_null(const struct pg_result *result, int row, int col)
+{
+    return pg_result_value(result, row, col).ptr == NULL;
+}
+
 int64_t pg_result_affected(const struct pg_result *result)
 {
-    union {
-        const struct pg_result *in;
-        struct pg_result *out;
-    } cast = {.in = result};
-    return strtoll(PQcmdTuples(cast.out), NULL, 10);
+    return result->affected;
 }
 
 /* ---- scalars ------------------------------------------------------------------------------------------------ */

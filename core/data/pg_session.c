@@ -1,4 +1,4 @@
-/* One libpq connection, from a name to a pipeline that is ready, and to its end.
+/* One connection, from a name to a pipeline that is ready, and to its end. libpq makes it, then we use its socket.
  *
  *   CLOSED → RESOLVING → CONNECTING → READY ⇄ BUSY → RELEASING → READY   (BUSY and RELEASING: exclusive ones)
  *   any of them → CLOSED, by pg_session_lose
@@ -31,6 +31,8 @@ void pg_session_destroy(struct pg_session *conn)
 {
     CHECK(conn->state == PG_SESSION_CLOSED && list_is_empty(&conn->inflight) && list_is_empty(&conn->out));
     free(conn->steps);
+    buf_free(&conn->in_bytes);
+    buf_free(&conn->out_bytes);
     buf_free(&conn->hosts);
     buf_free(&conn->hostaddrs);
     buf_free(&conn->ports);
@@ -86,13 +88,19 @@ static void conn_clear(struct pg_session *conn)
     list_remove(&conn->node);
     conn->steps_head = conn->steps_len = 0;
     conn->due_ms = 0;
-    conn->n_partial_bytes = 0;
-    conn->n_partial_reads = 0;
-    conn->has_result = conn->is_group_open = conn->is_doomed = conn->is_tainted = conn->is_cancelled = false;
+    conn->ssl = NULL;
+    conn->n_written = conn->n_skip = 0;
+    buf_clear(&conn->in_bytes);
+    buf_clear(&conn->out_bytes);
+    pg_answer_clear(conn);
+    conn->is_group_open = conn->is_doomed = conn->is_tainted = conn->is_cancelled = false;
     conn->is_retiring = false;
     free(conn->err);
     conn->err = NULL;
     memset(conn->prepared, 0, sizeof(conn->prepared));
+    for (size_t i = 0; i < ARRAY_LEN(conn->columns); i++)
+        pg_columns_unref(conn->columns[i]);
+    memset(conn->columns, 0, sizeof(conn->columns));
     conn->has_own_prepared = false;
     conn->state = PG_SESSION_CLOSED;
 }
@@ -135,27 +143,6 @@ static void on_notice(void *data, const char *message)
     log_debug("PostgreSQL notice", LOG_S("text", message));
 }
 
-/* libpq reads less than a TLS record holds when its buffer is short, and what is left no poll reports. */
-bool pg_session_consume(struct pg_session *conn)
-{
-    bool is_alive;
-    do
-        is_alive = PQconsumeInput(conn->pq);
-    while (is_alive && tls_has_pending(PQsslStruct(conn->pq, "OpenSSL")));
-    pg_session_check_socket(conn);
-    return is_alive;
-}
-
-void pg_session_watch(struct pg_session *conn)
-{
-    int rc = PQflush(conn->pq);
-    if (rc < 0)
-        pg_session_doom(conn, ERR_UNAVAILABLE, "%s", PQerrorMessage(conn->pq));
-    pg_session_check_socket(conn);
-    if (conn->poll)
-        poll_set(conn->poll, rc == 1 ? POLL_READ | POLL_WRITE : POLL_READ);
-}
-
 static void on_io(void *data, int events)
 {
     struct pg_session *conn;
@@ -167,14 +154,9 @@ static void on_io(void *data, int events)
         return;
     }
     if (events & POLL_READ)
-        pg_wire_read(conn);
+        pg_answer_read(conn);
     if ((events & POLL_WRITE) && !conn->is_doomed)
-        pg_session_watch(conn);
-    PGnotify *notify;
-    while (conn->pq && (notify = PQnotifies(conn->pq))) {
-        pg_listen_on_notify(conn->pg, notify->relname, notify->extra);
-        PQfreemem(notify);
-    }
+        pg_io_flush(conn);
 }
 
 /* Types are read as text under these two; a pooler or a role's own settings may have changed them. */
@@ -194,7 +176,10 @@ static void on_ready(struct pg_session *conn)
     }
     PQsetNoticeProcessor(conn->pq, on_notice, NULL);
     CHECK(PQsetnonblocking(conn->pq, 1) == 0);
-    CHECK(PQenterPipelineMode(conn->pq));
+    conn->ssl = PQsslStruct(conn->pq, "OpenSSL");
+    if (conn->ssl)
+        tls_session_adopt(conn->ssl);
+    conn->tx_status = PG_TX_IDLE;
     conn->poll = poll_new(conn->pg->loop, PQsocket(conn->pq), on_io, conn);
     poll_set(conn->poll, POLL_READ);
     conn->state = PG_SESSION_READY;
@@ -332,7 +317,7 @@ static void connect_start(struct pg_session *conn)
     enum { MAX_KEYWORDS = 64 };
     const char *keywords[MAX_KEYWORDS], *values[MAX_KEYWORDS];
     int n = 0;
-    static const char *const ours[] = {"host", "hostaddr", "port", "options", "client_encoding", NULL};
+    static const char *const ours[] = {"host", "hostaddr", "port", "options", "client_encoding", "gssencmode", NULL};
     for (const PQconninfoOption *o = conn->pg->conninfo; o->keyword && n < MAX_KEYWORDS - 12; o++) {
         bool is_ours = false;
         for (int i = 0; ours[i]; i++)
@@ -350,7 +335,8 @@ static void connect_start(struct pg_session *conn)
     add_keepalives(conn->pg, keywords, values, &n);
     const char *pairs[][2] = {
         {"host", conn->hosts.ptr},   {"hostaddr", conn->hostaddrs.ptr},      {"port", conn->ports.ptr},
-        {"client_encoding", "UTF8"}, {"fallback_application_name", "chowk"}, {"options", options}};
+        {"client_encoding", "UTF8"}, {"fallback_application_name", "chowk"}, {"options", options},
+        {"gssencmode", "disable"}}; /* its wire would be libpq's alone: TLS is for that */
     for (size_t i = 0; i < ARRAY_LEN(pairs); i++) {
         keywords[n] = pairs[i][0];
         values[n++] = pairs[i][1];

@@ -15,32 +15,6 @@
 #include "base/log.h"
 #include "data/pg_priv.h"
 
-static void append_field(struct err *err, const char *label, const char *text)
-{
-    if (!text)
-        return;
-    size_t len = strlen(err->detail), room = sizeof(err->detail) - len;
-    size_t want = strlen(label) + strlen(text) + 3;
-    if (want < room) {
-        strcat(err->detail, len ? "; " : "");
-        strcat(strcat(err->detail, label), text);
-    }
-}
-
-void pg_err_from_result(const PGresult *result, struct err *err)
-{
-    const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-    const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-    *err = (struct err){0};
-    err_set(err, ERR_PG, "%s", message ? message : PQresultErrorMessage(result));
-    if (sqlstate)
-        memcpy(err->sqlstate, sqlstate, strnlen(sqlstate, sizeof(err->sqlstate) - 1));
-    append_field(err, "", PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
-    append_field(err, "hint: ", PQresultErrorField(result, PG_DIAG_MESSAGE_HINT));
-    append_field(err, "constraint: ", PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME));
-    append_field(err, "at character ", PQresultErrorField(result, PG_DIAG_STATEMENT_POSITION));
-}
-
 /* ---- run again ------------------------------------------------------------------------------------------- */
 
 static bool is_state(const struct pg_op *op, const char *sqlstate)

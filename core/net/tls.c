@@ -389,7 +389,31 @@ enum status tls_encrypt_kept(struct tls *tls)
     return status;
 }
 
-bool tls_has_pending(const void *ssl)
+void tls_session_adopt(void *ssl)
+{
+    SSL_set_mode(ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+}
+
+static enum status session_status(void *ssl, int rc)
+{
+    int why = rc > 0 ? SSL_ERROR_NONE : SSL_get_error(ssl, rc);
+    ERR_clear_error();
+    return why == SSL_ERROR_NONE ? OK : why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? AGAIN : ERR;
+}
+
+enum status tls_session_read(void *ssl, char *room, size_t len, size_t *n)
+{
+    *n = 0;
+    return session_status(ssl, SSL_read_ex(ssl, room, len, n));
+}
+
+enum status tls_session_write(void *ssl, struct slice bytes, size_t *n)
+{
+    *n = 0;
+    return session_status(ssl, SSL_write_ex(ssl, bytes.ptr, bytes.len, n));
+}
+
+bool tls_session_has_pending(const void *ssl)
 {
     return ssl && SSL_pending(ssl) > 0;
 }

@@ -14,8 +14,13 @@ struct tls_opts {
 struct tls_context;
 /* BLOCKING: reads files; call it at start. NULL: err says which file and why. Returns owned; opts are borrowed. */
 struct tls_context *tls_context_new(const struct tls_opts *opts, struct err *err);
-/* Of a session that another library made (libpq): whether libssl holds bytes that were received and not yet read, of
- * which no poll will ever tell. NULL is fine: no session. */
-bool tls_has_pending(const void *ssl);
 /* Streams that use it keep what they need of it. NULL is fine. */
 void tls_context_free(struct tls_context *context);
+
+/* Of a client's session that another library made (libpq), whose bytes are read and written here from now on. */
+void tls_session_adopt(void *ssl);
+/* OK: *n bytes. AGAIN: none now. ERR: the session is over. */
+enum status tls_session_read(void *ssl, char *room, size_t len, size_t *n) MUST_CHECK;
+enum status tls_session_write(void *ssl, struct slice bytes, size_t *n) MUST_CHECK;
+/* Whether libssl holds bytes that were received and not yet read, of which no poll will ever tell. NULL is fine. */
+bool tls_session_has_pending(const void *ssl);

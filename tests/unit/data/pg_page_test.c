@@ -1,5 +1,4 @@
 /* Pages and cursors, from results made up here: no server. */
-#include <libpq-fe.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,19 +6,16 @@
 #include <cmocka.h>
 
 #include "data/pg_page.h"
+#include "pg_made_up.h"
 
-static PGresult *rows_of(int n_rows)
+static struct pg_result *rows_of(int n_rows)
 {
-    PGresult *result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
-    PGresAttDesc columns[] = {{.name = (char[]){"price"}, .typid = 23, .typlen = 4},
-                              {.name = (char[]){"name"}, .typid = 25, .typlen = -1}};
-    assert_true(PQsetResultAttrs(result, 2, columns));
+    struct pg_result *result = made_up_result(2, (const char *[]){"price", "name"}, (const uint32_t[]){23, 25});
     for (int row = 0; row < n_rows; row++) {
         char price[16], name[16];
-        int price_len = snprintf(price, sizeof(price), "%d", row * 10);
-        int name_len = snprintf(name, sizeof(name), "n%d", row);
-        assert_true(PQsetvalue(result, row, 0, price, price_len));
-        assert_true(PQsetvalue(result, row, 1, row == 7 ? NULL : name, row == 7 ? -1 : name_len));
+        snprintf(price, sizeof(price), "%d", row * 10);
+        snprintf(name, sizeof(name), "n%d", row);
+        made_up_row(result, 2, (const char *[]){price, row == 7 ? NULL : name});
     }
     return result;
 }
@@ -36,7 +32,7 @@ static void write_page(int n_rows, int limit, char *text, size_t size, char *cur
     struct buf out = {0};
     struct err err;
     struct pg_page page = page_of(limit);
-    PGresult *result = rows_of(n_rows);
+    struct pg_result *result = rows_of(n_rows);
     assert_int_equal(pg_page_write(result, &page, &out, &err), OK);
     snprintf(text, size, "%.*s", (int)out.len, out.ptr);
     const char *at = strstr(text, "\"next_cursor\":\"");
@@ -44,7 +40,7 @@ static void write_page(int n_rows, int limit, char *text, size_t size, char *cur
     if (at)
         sscanf(at, "\"next_cursor\":\"%[^\"]", cursor);
     buf_free(&out);
-    PQclear(result);
+    pg_result_free(result);
 }
 
 static void test_last_and_empty_pages(void **state)
@@ -98,7 +94,7 @@ static void test_null_and_absent_keys(void **state)
     struct buf out = {0};
     struct err err = {0};
     struct pg_page page = page_of(8);
-    PGresult *result = rows_of(9);
+    struct pg_result *result = rows_of(9);
     (void)state;
     assert_int_equal(pg_page_write(result, &page, &out, &err), ERR); /* row 7 has no name */
     assert_int_equal(err.code, ERR_INVALID);
@@ -109,7 +105,7 @@ static void test_null_and_absent_keys(void **state)
     page.hide = slice_of("absent\0", 7);
     assert_int_equal(pg_page_write(result, &page, &out, &err), ERR);
     buf_free(&out);
-    PQclear(result);
+    pg_result_free(result);
 }
 
 int main(void)

@@ -1,5 +1,4 @@
 /* Types and JSON, from results made up here: no server. */
-#include <libpq-fe.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,31 +6,28 @@
 #include <cmocka.h>
 
 #include "data/pg_result.h"
+#include "pg_made_up.h"
 
 enum { BOOL = 16, BYTEA = 17, INT8 = 20, INT4 = 23, TEXT = 25, JSONB = 3802, FLOAT8 = 701, NUMERIC = 1700 };
 enum { TIMESTAMPTZ = 1184, TIMESTAMP = 1114, DATE = 1082, UUID = 2950, INT4S = 1007, TEXTS = 1009, JSONBS = 3807 };
 enum { BOOLS = 1000, TIMESTAMPTZS = 1185, MY_ENUM = 16500 };
 
-static PGresult *one_value(Oid oid, const char *text)
+static struct pg_result *one_value(uint32_t oid, const char *text)
 {
-    PGresult *result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
-    PGresAttDesc column = {.name = (char[]){"v"}, .typid = oid, .typlen = -1};
-    assert_true(PQsetResultAttrs(result, 1, &column));
-    char copy[512];
-    snprintf(copy, sizeof(copy), "%s", text ? text : "");
-    assert_true(PQsetvalue(result, 0, 0, text ? copy : NULL, text ? (int)strlen(text) : -1));
+    struct pg_result *result = made_up_result(1, (const char *[]){"v"}, &oid);
+    made_up_row(result, 1, &text);
     return result;
 }
 
-static void assert_shown(Oid oid, const char *text, const char *json)
+static void assert_shown(uint32_t oid, const char *text, const char *json)
 {
-    PGresult *result = one_value(oid, text);
+    struct pg_result *result = one_value(oid, text);
     struct buf buf = {0};
     pg_result_json_value(result, 0, 0, &buf);
     buf_byte(&buf, '\0');
     assert_string_equal(buf.ptr, json);
     buf_free(&buf);
-    PQclear(result);
+    pg_result_free(result);
 }
 
 static void test_numbers(void **state)
@@ -118,29 +114,24 @@ static void test_malformed_arrays_stay_text(void **state)
     static const char *const bad[] = {"",     "{",      "{1",   "{1,",    "{1,}", "{,1}",
                                       "{\"a", "{\"a\\", "{1}2", "[0:1]=", "1,2",  "{{{{{{{1}}}}}}}"};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
-        PGresult *result = one_value(INT4S, bad[i]);
+        struct pg_result *result = one_value(INT4S, bad[i]);
         struct buf buf = {0};
         pg_result_json_value(result, 0, 0, &buf);
         assert_int_equal(buf.ptr[0], '"');
         buf_free(&buf);
-        PQclear(result);
+        pg_result_free(result);
     }
 }
 
 static void test_rows(void **state)
 {
     (void)state;
-    PGresult *result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
-    PGresAttDesc columns[] = {{.name = (char[]){"id"}, .typid = INT4}, {.name = (char[]){"a \"b\""}, .typid = TEXT}};
+    struct pg_result *result = made_up_result(2, (const char *[]){"id", "a \"b\""}, (const uint32_t[]){INT4, TEXT});
     struct buf buf = {0};
-    assert_true(PQsetResultAttrs(result, 2, columns));
     pg_result_json(result, &buf);
     assert_true(slice_eq(buf_as_slice(&buf), SLICE("[]")));
-    for (int row = 0; row < 2; row++) {
-        char id[8], v[] = "x";
-        int len = snprintf(id, sizeof(id), "%d", row + 1);
-        assert_true(PQsetvalue(result, row, 0, id, len) && PQsetvalue(result, row, 1, row ? v : NULL, row ? 1 : -1));
-    }
+    made_up_row(result, 2, (const char *[]){"1", NULL});
+    made_up_row(result, 2, (const char *[]){"2", "x"});
     buf_clear(&buf);
     pg_result_json(result, &buf);
     assert_true(
@@ -149,10 +140,10 @@ static void test_rows(void **state)
     pg_result_json_row(result, 1, &buf);
     assert_true(slice_eq(buf_as_slice(&buf), SLICE("{\"id\":2,\"a \\\"b\\\"\":\"x\"}")));
     assert_true(pg_result_is_null(result, 0, 1));
-    assert_int_equal(pg_result_col_type(result, 0), PG_INT);
-    assert_true(slice_eq(pg_result_col_name(result, 0), SLICE("id")));
+    assert_int_equal(pg_result_column(result, 0)->type, PG_INT);
+    assert_true(slice_eq(pg_result_column(result, 0)->name, SLICE("id")));
     buf_free(&buf);
-    PQclear(result);
+    pg_result_free(result);
 }
 
 static void test_exact_json(void **state)
