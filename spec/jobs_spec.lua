@@ -9,6 +9,7 @@ local postgres = require "spec.support.postgres"
 
 local APP = [[
 local app, pg, jobs, task = require "chowk.app", require "chowk.pg", require "chowk.jobs", require "chowk.task"
+local http = require "chowk.http"
 local time = require "chowk.time"
 local routes = app.routes()
 
@@ -25,6 +26,12 @@ end)
 jobs.define("hopeless", function()
   jobs.fail("it is over")
 end)
+-- Each of these may have happened over there, so each says retryable = false; none of them is an answer.
+jobs.define("unanswered", { backoff = "10ms", retries = 1 }, function(args)
+  http.post(args.url .. args.path, { body = "x", timeout = "100ms" }):json()
+end)
+routes:post("/silent", function() task.sleep(2) return "late" end)
+routes:post("/babble", function() return "no JSON" end)
 jobs.define("once", { unique = true }, note)
 jobs.define("again", function(args, job)
   effect(pg, "again", job)
@@ -63,6 +70,8 @@ end)
 jobs.define("spin", { retries = 0 }, function() while true do end end)
 jobs.define("tick", note)
 jobs.cron("* * * * *", "Asia/Kolkata", "tick", { what = "tick" })
+jobs.define("sweep", { unique = true }, note)
+jobs.cron("* * * * *", "Asia/Kolkata", "sweep", { what = "sweep" })
 routes:get("/quick", function() return "quick" end)
 
 routes:post("/enqueue/:name", function(req)
@@ -103,7 +112,10 @@ return routes
 describe("jobs", function()
   local s
   local admin_port = server.free_port()
-  setup(function() s = queue.start { app = APP, env = { CHOWK_ADMIN_LISTEN = "127.0.0.1:" .. admin_port } } end)
+  setup(function()
+    s = queue.start { app = APP, env = { CHOWK_ADMIN_LISTEN = "127.0.0.1:" .. admin_port },
+      config = { http_client = { allow_private = { "127.0.0.0/8" } } } }
+  end)
   teardown(function() s:stop() end)
 
   local function enqueue(name, args, options)
@@ -153,6 +165,16 @@ describe("jobs", function()
     local id = enqueue("hopeless")
     local dead = becomes("discarded", id)
     assert.same({ 1, "it is over" }, { dead.tries, dead.errors[1].error:match("it is over") })
+  end)
+
+  it("are never hopeless for want of an answer", function()
+    local base = "http://127.0.0.1:" .. s.port
+    local calls = { timeout = { base, "/silent" }, bad_response = { base, "/babble" },
+      unavailable = { "http://127.0.0.1:" .. server.free_port(), "/" } }
+    for code, call in pairs(calls) do
+      local id = enqueue("unanswered", { url = call[1], path = call[2] })
+      assert.equal(2, becomes("discarded", id).tries, code)
+    end
   end)
 
   it("are there once, where they are unique", function()
@@ -265,18 +287,27 @@ describe("jobs", function()
   end)
 
   it("run by the clock, once per slot in the whole cluster", function()
-    server.eventually("the timetable to be known", function() return queue.count(s, "cron_runs") > 0 end)
+    server.eventually("the timetables to be known", function()
+      return queue.count(s, "(SELECT DISTINCT name FROM cron_runs) n") == 2
+    end)
     s:exec [[DELETE FROM effects WHERE what = 'tick'; DELETE FROM jobs WHERE kind = 'tick';
       WITH gone AS (DELETE FROM cron_runs RETURNING name) -- an hour in which nobody ran
       INSERT INTO cron_runs SELECT DISTINCT name, now() - interval '1 hour' FROM gone]]
+    s:exec [[INSERT INTO jobs (kind, args, state, run_at, attempt, unique_key) -- one whose next try is far away
+      SELECT 'sweep', a, 'retryable', now() + interval '1 day', 9, md5(a::text)
+      FROM (SELECT '{"what":"sweep"}'::jsonb a) a ON CONFLICT DO NOTHING]]
     local b = queue.start({ app = APP }, s)
     local c = queue.start({ app = APP }, s)
     finally(function() b:stop() c:stop() end)
     server.eventually("one run for all of it", function() return queue.count(s, "effects WHERE what = 'tick'") > 0 end)
     local counts = s:sql [[
-      SELECT (SELECT count(*) FROM cron_runs) - 1 AS slots, count(*) AS runs FROM jobs WHERE kind = 'tick']]
+      SELECT (SELECT count(*) FROM cron_runs WHERE name LIKE 'tick%') - 1 AS slots, count(*) AS runs
+      FROM jobs WHERE kind = 'tick']]
     assert.equal(counts[1].slots, counts[1].runs)
     assert.truthy(counts[1].runs <= 3) -- minutes that began meanwhile
+    server.eventually("the slot runs what waits", function()
+      return queue.count(s, "jobs WHERE kind = 'sweep' AND attempt = 10 AND state = 'completed'") == 1
+    end)
   end)
 end)
 

@@ -20,7 +20,9 @@ routes:post("/payments/:id/capture", { deadline = "60s" }, function(req)
   return answer(razorpay.payments.capture, req.params.id, req:json().amount)
 end)
 routes:post("/payments/:id/refund", { deadline = "60s" }, function(req)
-  return answer(razorpay.refunds.create, req.params.id, req:json())
+  local refund = req:json()
+  return answer(razorpay.refunds.create, req.params.id, { amount = refund.amount, key = refund.key },
+    { timeout = refund.timeout })
 end)
 routes:get("/refunds/:id", function(req) return answer(razorpay.refunds.fetch, req.params.id) end)
 return routes
@@ -102,6 +104,19 @@ describe("chowk.razorpay", function()
     assert.equal("razorpay_error", refund(20000, "refund-key-1").code) -- the key is another request's
     assert.truthy(refund(70000, "refund-key-2").message:find("greater than amount captured", 1, true))
     assert.equal(first.result.id, s:get("/refunds/" .. first.result.id).json.result.id)
+  end)
+
+  it("ends in the time it was given, and says that it may be asked again", function()
+    local payment = pay(create("PC-7").result.id)
+    behave { fail = { path = "/refund", times = 1, how = "lost" } }
+    local function refund(timeout)
+      return s:post("/payments/" .. payment .. "/refund", { timeout = 60,
+        json = { amount = 10000, key = "refund-key-3", timeout = timeout } }).json
+    end
+    local answer = refund "150ms" -- too short for a second try
+    assert.same({ "timeout", true }, { answer.code, answer.retryable })
+    assert.truthy(refund("10s").result)
+    assert.equal(1, count "refunds")
   end)
 
   it("gives up when nobody answers", function()

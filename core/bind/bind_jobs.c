@@ -113,12 +113,14 @@ static int cron(lua_State *L)
 /* ---- the end of a run ----------------------------------------------------------------------------------------------
  */
 
-/* What retryable = false says about trying again later: nothing, when only the outcome is unknown, or when somebody
- * else is at fault and may mend it. Of PostgreSQL's refusals those of the data stay what they are. */
+/* What retryable = false says about trying again later: nothing, when the outcome is unknown or there was no usable
+ * answer, or when somebody else is at fault and may mend it. Of PostgreSQL's refusals those of the data stay what they
+ * are. */
 static bool is_hopeless(lua_State *L, const struct err *err)
 {
-    static const enum err_code uncertain[] = {ERR_OUTCOME_UNKNOWN, ERR_COMMIT_UNKNOWN, ERR_REDIS,   ERR_SYSTEM,
-                                              ERR_LEASE_LOST,      ERR_CANCELLED,      ERR_DEADLINE};
+    static const enum err_code uncertain[] = {ERR_UNAVAILABLE,     ERR_QUEUE_FULL,     ERR_DEADLINE,  ERR_TIMEOUT,
+                                              ERR_OUTCOME_UNKNOWN, ERR_COMMIT_UNKNOWN, ERR_CANCELLED, ERR_BAD_RESPONSE,
+                                              ERR_REDIS,           ERR_SYSTEM,         ERR_LEASE_LOST};
     lua_getfield(L, -1, "retryable");
     bool is_final = lua_isboolean(L, -1) && !lua_toboolean(L, -1);
     lua_pop(L, 1);

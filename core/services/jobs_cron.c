@@ -1,6 +1,7 @@
 /* Timetables. Every job worker of every machine watches all of them; whoever inserts the slot into cron_runs enqueues
- * its job, in the same statement. The slots that passed while nobody ran are made up for by one run, of the latest; a
- * timetable that was never seen before starts now. */
+ * its job, in the same statement. A unique job that waits for its next try, or parked itself, is the slot's job too: it
+ * is due now, or its growing pauses would keep the timetable from running for hours. The slots that passed while nobody
+ * ran are made up for by one run, of the latest; a timetable that was never seen before starts now. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -19,7 +20,8 @@ static const char FIRE[] =
     "ON CONFLICT DO NOTHING RETURNING slot) "
     "INSERT INTO jobs (kind, queue, args, priority, max_attempts, unique_key) "
     "SELECT $3, $4, $5::jsonb, $6::int, $7::int, CASE WHEN $8::boolean THEN md5($5::jsonb::text) END FROM r "
-    "ON CONFLICT " JOBS_UNIQUE " DO NOTHING RETURNING id";
+    "ON CONFLICT " JOBS_UNIQUE " DO UPDATE SET run_at = now() WHERE jobs.state IN ('scheduled', 'retryable') "
+    "RETURNING id";
 
 static void on_look(struct timer *timer);
 static void ask_last(struct watch *watch);

@@ -12,7 +12,9 @@
 -- A job runs at least once: its process may die after the work and before saying so. So make it safe to repeat, or let
 -- its last step be job:tx, whose commit also completes the job: both or neither.
 -- A job that raises runs again after 1 s, 16 s, 81 s, … (attempt⁴, at most a day, ±10 %), and is discarded after its
--- last attempt, or at once after jobs.fail and failures that say retryable = false. They are kept: `chowk jobs dead`.
+-- last attempt, or at once where trying again cannot help: jobs.fail, values that PostgreSQL refuses (classes 22, 23),
+-- failures that say retryable = false and are answers. No answer (unavailable, timeout, an unknown outcome, …) is never
+-- the end of a job. Discarded ones are kept: `chowk jobs dead`.
 local core = require "chowk.core.jobs"
 local pg = require "chowk.core.pg"
 local json = require "chowk.core.json"
@@ -127,7 +129,8 @@ local function encode(what, args)
 end
 
 --- Enqueues a job by the clock, once per slot in the whole cluster. Slots missed while nothing ran are made up for by
--- one run. While loading only, after the job's define; what is no longer declared stops.
+-- one run. A unique job that still waits for its next try is run at the slot instead of a second one, however long its
+-- pause had become. While loading only, after the job's define; what is no longer declared stops.
 -- @param expr string  "minute hour day month weekday" with lists, ranges, steps and names, or "@daily" and its like
 -- @param zone string  "Asia/Kolkata", "UTC", any name of the zone database
 -- @param name string  of the job  @param args table|nil

@@ -4,11 +4,12 @@
 --   local order = razorpay.orders.create{ amount = 75800, currency = "INR", receipt = "PC2627-000123" }
 --   local payment = razorpay.payments.fetch(payment_id)
 --   razorpay.refunds.create(payment_id, { amount = 75800, key = refund.idem_key })
+--   razorpay.payments.fetch(payment_id, { timeout = "5s" })     -- of the whole call, its repetitions included
 --
 -- Secrets and the key come from the configuration (razorpay.*). Amounts are integer paise. Calls may be repeated, each
 -- in its own way: an order by its receipt, a refund by its key, a capture by asking first. What Razorpay refuses raises
 -- razorpay_error with `status`, `reason`, `field`; without an answer it is what chowk.http raises, and the outcome of a
--- create is then unknown until it is repeated. (razorpay.com/docs/api)
+-- create is then unknown until it is repeated: retryable says that it may be. (razorpay.com/docs/api)
 local core = require "chowk.core.razorpay"
 local config = require "chowk.config"
 local raise = require "chowk.raise"
