@@ -1,5 +1,8 @@
---- What a refund webhook does. Refunds may also be made by hand in Razorpay's dashboard, so unknown ones are recorded.
+--- What is known about a refund, and what it does to its order. Refunds may also be made by hand in Razorpay's
+-- dashboard, or by Razorpay itself (a second payment of a paid order), so unknown ones are recorded.
+local log = require "chowk.log"
 local pg = require "chowk.pg"
+local payment_machine = require "store.machines.payment"
 
 local M = {}
 
@@ -16,32 +19,54 @@ local function record(refund, payment_id, status)
     payment_id, refund.id, refund.amount_paise, status, refund.arn or pg.null }
 end
 
---- Statement: brings the order's refunded amount up to what has been processed; writes an event if that changed it.
-local function settle(order)
-  return { [[
-    WITH done AS (
-      SELECT least(coalesce(sum(r.amount_paise), 0), $2::bigint)::bigint AS paise
-      FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE p.order_id = $1::uuid AND r.status = 'processed'),
-    moved AS (
-      UPDATE orders o SET refunded_paise = done.paise, version = version + 1, updated_at = now(),
-             payment_status = (CASE WHEN done.paise >= o.total_paise THEN 'refunded'
-                               ELSE 'partially_refunded' END)::payment_status
-      FROM done
-      WHERE o.id = $1::uuid AND o.payment_status IN ('paid', 'partially_refunded') AND o.refunded_paise < done.paise
-      RETURNING o.id, o.payment_status, o.refunded_paise),
-    marked AS (
-      UPDATE payments p SET status = 'refunded', updated_at = now() FROM moved
-      WHERE p.order_id = moved.id AND p.status = 'captured' AND moved.payment_status = 'refunded')
-    INSERT INTO order_events (order_id, type, from_status, to_status, actor, data)
-    SELECT id, 'payment_' || payment_status::text, $3::text, payment_status::text, 'razorpay',
-           jsonb_build_object('refunded_paise', refunded_paise) FROM moved]],
-    order.id, order.total_paise, order.payment_status }
+-- What each payment of the order brought, and how much of it has gone back.
+local HELD = [[
+  SELECT p.id, p.status, p.amount_paise, o.refunded_paise AS known_paise,
+         least(coalesce(sum(r.amount_paise), 0), p.amount_paise)::bigint AS refunded_paise
+  FROM orders o JOIN payments p ON p.order_id = o.id
+    LEFT JOIN refunds r ON r.payment_id = p.id AND r.status = 'processed'
+  WHERE o.id = $1::uuid AND p.status IN ('captured', 'refunded') GROUP BY o.id, p.id ORDER BY p.id]]
+local MARK = "UPDATE payments SET status = 'refunded', updated_at = now() WHERE id = $1"
+
+--- The statements that mark the payments given back whole, and move the order's money when more of its price is missing
+-- than was known: captured less given back. Money that came twice and went back once leaves the order paid. Yields.
+local function settle(tx, order, last)
+  local held, known = 0, 0
+  for _, p in ipairs(tx:query(HELD, order.id)) do
+    if p.status == "captured" and p.refunded_paise == p.amount_paise then last[#last + 1] = { MARK, p.id } end
+    held, known = held + p.amount_paise - p.refunded_paise, p.known_paise
+  end
+  local missing = math.max(order.total_paise - held, 0)
+  local move = missing >= order.total_paise and "refund" or "refund_part"
+  if missing <= known or not payment_machine:can(order.payment_status, move) then return end
+  local moves = payment_machine:statements(order.payment_status, order.id, move,
+    { actor = "razorpay", data = { refunded_paise = missing }, set = { refunded_paise = missing } })
+  for _, statement in ipairs(moves) do last[#last + 1] = statement end
 end
 
---- @param tx       the transaction that locked `order`
+-- Nobody else tells the customer, and nobody repeats it: the bank has refused. In the order's history, and in the log.
+local function alert(order, refund)
+  log.error("a refund failed: give the money back by hand", { order = order.order_number, payment = refund.payment_id,
+    refund = refund.id, amount_paise = refund.amount_paise })
+  return { [[
+    INSERT INTO order_events (order_id, type, actor, data)
+    VALUES ($1::uuid, 'refund.fail', 'razorpay',
+      jsonb_build_object('payment_id', $2::text, 'refund_id', $3::text, 'amount_paise', $4::bigint))]],
+    order.id, refund.payment_id, refund.id, refund.amount_paise }
+end
+
+--- Razorpay's id of the order that a payment was for; nil: it is not known. Yields.
+function M.order_of(tx, payment_id)
+  return tx:value([[
+    SELECT o.razorpay_order_id FROM payments p JOIN orders o ON o.id = p.order_id
+    WHERE p.razorpay_payment_id = $1]], payment_id)
+end
+
+--- Records a refund, and decides what follows.
+-- @param tx       the transaction that locked `order`
 -- @param refund    table {id, payment_id, amount_paise, arn?}
 -- @param event     "created" | "processed" | "failed"
--- @return the statements to commit, or nil, reason when it should be tried again later
+-- @return the statements to commit with it, or nil, reason when the payment has to be known first
 -- Yields. Raises what pg raises.
 function M.decide(tx, order, refund, event)
   local payment = tx:one("SELECT id, status FROM payments WHERE razorpay_payment_id = $1 AND order_id = $2::uuid",
@@ -50,7 +75,11 @@ function M.decide(tx, order, refund, event)
   if not payment or (payment.status ~= "captured" and payment.status ~= "refunded") then
     return nil, "refund of a payment not known to be captured"
   end
-  return { record(refund, payment.id, STATUS[event]), settle(order) }
+  local was = event == "failed" and tx:value("SELECT status FROM refunds WHERE razorpay_refund_id = $1", refund.id)
+  tx:exec(unpack(record(refund, payment.id, STATUS[event])))
+  local last = event == "failed" and was ~= "failed" and { alert(order, refund) } or {}
+  settle(tx, order, last)
+  return last
 end
 
 return M
