@@ -1,4 +1,5 @@
 -- The shop and Razorpay's API: a payment opened, asked for, captured, given back; and what no webhook told.
+local mime = require "mime"
 local razorpay = require "spec.support.sandbox"
 local server = require "spec.support.server"
 local shop = require "spec.support.shop"
@@ -42,6 +43,22 @@ describe("a shop that asks Razorpay", function()
   end
   local function fail_payments(times)
     sandbox:post("/sandbox/behave", { json = { fail = { path = "/payments", times = times, how = "500" } } })
+  end
+  local function refund_by_hand(payment_id, amount)
+    local answer = sandbox:post("/v1/payments/" .. payment_id .. "/refund", { json = { amount = amount },
+      headers = { Authorization = "Basic " .. mime.b64("rzp_test_development:" .. shop.KEY_SECRET) } })
+    assert.equal(200, answer.status, answer.body)
+  end
+  local function refunds_of(payment_id)
+    local found = {}
+    for _, r in ipairs(sandbox:get("/sandbox/refunds").json.items) do
+      if r.payment_id == payment_id then found[#found + 1] = r.id end
+    end
+    return found
+  end
+  local function payment_state(payment_id)
+    local row = s:sql("SELECT status FROM payments WHERE razorpay_payment_id = '" .. payment_id .. "'")[1]
+    return row and row.status
   end
   local function grow_old(order)
     s:exec("UPDATE orders SET created_at = now() - interval '10 minutes' WHERE order_number = '" .. order.number .. "'")
@@ -89,6 +106,79 @@ describe("a shop that asks Razorpay", function()
     assert.equal("pending/unpaid", shop.state(s, unpaid))
   end)
 
+  it("does not let one order keep the others from their turn", function()
+    local before, refused, after = place(), place(), place()
+    for _, order in ipairs { before, refused, after } do
+      order.proof = pay(open(order).json)
+      grow_old(order)
+    end
+    s:exec([[CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+      'BEGIN IF NEW.razorpay_payment_id = '']] .. refused.proof.razorpay_payment_id .. [['' THEN RAISE ''not today'';
+      END IF; RETURN NEW; END';
+      CREATE TRIGGER refuse BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION refuse()]])
+    run("payment.reconcile", "{}")
+    becomes("confirmed/paid", before)
+    becomes("confirmed/paid", after)
+    assert.equal("pending/unpaid", shop.state(s, refused))
+    s:exec("DROP TRIGGER refuse ON payments")
+    s:exec("UPDATE orders SET payment_check_at = now() WHERE order_number = '" .. refused.number .. "'")
+    run("payment.reconcile", "{}")
+    becomes("confirmed/paid", refused)
+  end)
+
+  it("asks for the order that waited longest, however many are newer", function()
+    local order = place()
+    pay(open(order).json, "captured")
+    s:exec("UPDATE orders SET created_at = now() - interval '1 day' WHERE order_number = '" .. order.number .. "'")
+    s:exec([[INSERT INTO orders (order_number, email, subtotal_paise, total_paise, shipping_address, razorpay_order_id,
+        created_at)
+      SELECT 'NEWER-' || i, 'a@b.in', 100, 100, '{}', 'order_Newer' || i, now() - interval '1 hour'
+      FROM generate_series(1, 201) i]])
+    run("payment.reconcile", "{}")
+    becomes("confirmed/paid", order)
+    server.eventually("the run to end", function()
+      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'payment.reconcile' AND state <> 'completed'") == 0
+    end)
+    s:exec("DELETE FROM orders WHERE order_number LIKE 'NEWER-%'")
+  end)
+
+  it("learns what was given back elsewhere", function()
+    local whole, part = place(), place()
+    local proofs = { pay(open(whole).json, "captured"), pay(open(part).json, "captured") }
+    refund_by_hand(proofs[1].razorpay_payment_id, whole.total_paise)
+    refund_by_hand(proofs[2].razorpay_payment_id, 100)
+    grow_old(whole)
+    grow_old(part)
+    run("payment.reconcile", "{}")
+    becomes("confirmed/partially_refunded", part)
+    server.eventually("noted", function() return payment_state(proofs[1].razorpay_payment_id) == "refunded" end)
+    assert.equal("pending/unpaid", shop.state(s, whole))   -- nothing to ship
+  end)
+
+  it("knows an order by its receipt when a webhook names one it has not heard of", function()
+    local order = place()
+    local opened = open(order).json
+    s:exec("UPDATE orders SET razorpay_order_id = NULL WHERE order_number = '" .. order.number .. "'")
+    order.razorpay_order_id = opened.razorpay_order_id
+    shop.webhook(s, shop.payment_event("payment.captured", order, shop.payment_id()), "EvtReceipt")
+    becomes("confirmed/paid", order)
+    local foreign = { razorpay_order_id = "order_Foreign0000001", total_paise = 100 }
+    shop.webhook(s, shop.payment_event("payment.captured", foreign, shop.payment_id()), "EvtForeign")
+    server.eventually("parked", function()
+      return #s:sql("SELECT 1 FROM webhook_events WHERE event_id = 'EvtForeign' AND next_attempt_at = 'infinity'") == 1
+    end)
+  end)
+
+  it("asks for the capture that a refund presupposes", function()
+    local order = place()
+    order.razorpay_order_id = open(order).json.razorpay_order_id
+    local proof = pay(order, "captured")
+    refund_by_hand(proof.razorpay_payment_id, 100)
+    local refund_id = refunds_of(proof.razorpay_payment_id)[1]
+    shop.webhook(s, shop.refund_event("processed", order, proof.razorpay_payment_id, refund_id, 100))
+    becomes("confirmed/partially_refunded", order)
+  end)
+
   it("gives late money back once, however often its job runs", function()
     local order = place()
     local proof = pay(open(order).json)
@@ -100,11 +190,113 @@ describe("a shop that asks Razorpay", function()
     server.eventually("both jobs ended", function()
       return #s:sql("SELECT 1 FROM jobs WHERE kind = 'refund.send' AND state <> 'completed'") == 0
     end)
-    assert.equal(1, #sandbox:get("/sandbox/refunds").json.items)
+    assert.equal(1, #refunds_of(proof.razorpay_payment_id))
     local kept = s:sql("SELECT amount_paise, razorpay_refund_id FROM refunds WHERE idem_key = 'late-"
       .. proof.razorpay_payment_id .. "'")
     assert.equal(1, #kept)
     assert.equal(order.total_paise, kept[1].amount_paise)
     assert.truthy(kept[1].razorpay_refund_id:find "^rfnd_")
+  end)
+
+  it("asks for refunds that are under way, and sends those that were never sent", function()
+    local told, lost = place(), place()
+    for _, order in ipairs { told, lost } do
+      order.payment_id = pay(open(order).json, "captured").razorpay_payment_id
+      grow_old(order)
+    end
+    run("payment.reconcile", "{}")
+    becomes("confirmed/paid", told)
+    becomes("confirmed/paid", lost)
+    refund_by_hand(told.payment_id, told.total_paise)
+    s:exec(([[INSERT INTO refunds (payment_id, idem_key, razorpay_refund_id, amount_paise, status, check_at)
+      SELECT p.id, 'spec-refund-' || p.id, CASE WHEN p.razorpay_payment_id = '%s' THEN '%s' END, p.amount_paise,
+             CASE WHEN p.razorpay_payment_id = '%s' THEN 'pending' ELSE 'requested' END, now()
+      FROM payments p WHERE p.razorpay_payment_id IN ('%s', '%s')]])
+      :format(told.payment_id, refunds_of(told.payment_id)[1], told.payment_id, told.payment_id, lost.payment_id))
+    run("refund.reconcile", "{}")
+    becomes("confirmed/refunded", told)
+    becomes("confirmed/refunded", lost)
+    assert.equal(2, #s:sql("SELECT 1 FROM refunds WHERE idem_key LIKE 'spec-refund-%' AND status = 'processed'"))
+  end)
+
+  it("need not send what somebody gave back by hand", function()
+    local order = place()
+    local payment_id = pay(open(order).json, "captured").razorpay_payment_id
+    grow_old(order)
+    run("payment.reconcile", "{}")
+    becomes("confirmed/paid", order)
+    refund_by_hand(payment_id, order.total_paise)
+    run("refund.send", ('{"payment_id":"%s","amount_paise":%d,"order_number":"%s"}'):format(payment_id,
+      order.total_paise, order.number))
+    becomes("confirmed/refunded", order)
+    assert.equal(0, #s:sql("SELECT 1 FROM refunds WHERE status = 'requested'"))
+  end)
+end)
+
+describe("a shop whose Razorpay is slow, and opens what it is asked to", function()
+  local sandbox, s
+  setup(function()
+    sandbox = razorpay.start(server, { key_secret = shop.KEY_SECRET })
+    s = shop.start(server, {
+      config = { workers = 1, payments = { confirm = "fetch" }, http = { deadline = "12s" },
+        razorpay = { timeout = "20s", unique_receipt = false } },
+      env = { RAZORPAY_URL = razorpay.url(sandbox), RAZORPAY_KEY_ID = "rzp_test_development" },
+    })
+  end)
+  teardown(function()
+    s:stop()
+    sandbox:stop()
+  end)
+
+  local function place()
+    local order = shop.place(s, { [MUG] = 1 })
+    s:exec("UPDATE orders SET razorpay_order_id = NULL WHERE order_number = '" .. order.number .. "'")
+    return order
+  end
+  local function opening(order)
+    return { "POST", "/api/orders/" .. order.number .. "/payment",
+      { json = {}, headers = { Authorization = "Order " .. order.access_token } } }
+  end
+  local function n_orders() return #sandbox:get("/sandbox/orders").json.items end
+
+  it("gives all who open an order at once the same payment", function()
+    local order, calls = place(), {}
+    for i = 1, 6 do calls[i] = opening(order) end
+    -- Whoever has its id from Razorpay waits to write it down, until all have one.
+    local psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
+    psql:write("BEGIN; SELECT 1 FROM orders WHERE order_number = '", order.number,
+      "' FOR UPDATE; SELECT pg_sleep(2); COMMIT;\n")
+    psql:flush()
+    finally(function() psql:close() end)
+    server.eventually("the lock", function()
+      return #s:sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2)%' AND pid <> pg_backend_pid()") > 0
+    end)
+    local ids = {}
+    for _, answer in ipairs(s:parallel(calls)) do
+      assert.equal(200, answer.status, answer.body)
+      ids[answer.json.razorpay_order_id] = true
+    end
+    local stored = s:sql("SELECT razorpay_order_id AS id FROM orders WHERE order_number = '" .. order.number .. "'")
+    assert.same({ [stored[1].id] = true }, ids)
+  end)
+
+  it("finds the order it opened and forgot by its receipt", function()
+    local order = place()
+    local call = opening(order)
+    assert.equal(200, s:request(unpack(call)).status)
+    local before = n_orders()
+    s:exec("UPDATE orders SET razorpay_order_id = NULL WHERE order_number = '" .. order.number .. "'")
+    assert.equal(200, s:request(unpack(call)).status)
+    assert.equal(before, n_orders())
+  end)
+
+  it("says authorized, and does not wait for it until nobody waits any more", function()
+    local order = place()
+    local opened = s:request(unpack(opening(order))).json
+    local proof = sandbox:post("/sandbox/pay",
+      { json = { order_id = opened.razorpay_order_id, outcome = "authorized" } }).json
+    sandbox:post("/sandbox/behave", { json = { fail = { path = "/payments", times = 1000, how = "hang" } } })
+    local answer = s:post("/api/payments/verify", { json = proof, timeout = 60 })
+    assert.same({ 200, "authorized" }, { answer.status, answer.json.payment_status })
   end)
 end)

@@ -11,7 +11,7 @@ local IST = "Asia/Kolkata"
 
 -- A webhook's own record says when it is tried again; what raises is a bug or an outage, and comes back by these steps.
 jobs.define(webhook.JOB, {
-  priority = 1, unique = true, timeout = "30s", retries = 19,
+  priority = 1, unique = true, timeout = "1m", retries = 19,
   backoff = { "1s", "2s", "4s", "8s", "15s", "30s", "1m", "2m", "5m", "10m", "30m", "1h" },
 }, function(args, job)
   local delay = webhook.apply(args.event_id, job.attempt == job.max_attempts)
@@ -32,7 +32,8 @@ jobs.define("order.expire", { unique = true, concurrency = 1 }, function()
 end)
 jobs.cron("* * * * *", IST, "order.expire")
 
--- Money that came for an order which had ended: until Razorpay has taken the refund, it is tried again.
+-- Money that came for an order which had ended: until Razorpay has taken the refund, it is tried again. Should this job
+-- end before it has, refund.reconcile enqueues it anew.
 jobs.define("refund.send", { priority = 1, retries = 20 }, function(args) settlement.refund(args) end)
 
 -- What no webhook told, because it was lost or late.
@@ -40,6 +41,14 @@ jobs.define("payment.reconcile", { unique = true, concurrency = 1, timeout = "4m
   if config.get "payments.confirm" == "fetch" then settlement.reconcile(120) end
 end)
 jobs.cron("*/5 * * * *", IST, "payment.reconcile")
+
+jobs.define("refund.reconcile", { unique = true, concurrency = 1, timeout = "4m" }, function()
+  if config.get "payments.confirm" ~= "fetch" then return end
+  settlement.reconcile_refunds(function(refund)
+    jobs.enqueue("refund.send", refund, { unique = refund.payment_id })
+  end)
+end)
+jobs.cron("*/15 * * * *", IST, "refund.reconcile")
 
 local REAP = [[
   WITH old AS MATERIALIZED (

@@ -8,6 +8,8 @@ local settlement = require "store.workflows.settlement"
 
 local routes = app.routes()
 
+local CONFIRM_S = 4   -- so long a customer waits for Razorpay; after that the webhook or a job says that it is paid
+
 routes:post("/api/payments/verify", {
   summary = "Prove a payment with the checkout's signature", limit = "payments",
   body = t.object {
@@ -20,7 +22,7 @@ routes:post("/api/payments/verify", {
   local answer = payment.verify(proof)
   if answer.payment_status ~= "authorized" then return answer end
   -- The signature proves that the bank said yes, not that we have the money: Razorpay says so now, or a webhook later.
-  local now, err = try(settlement.settle, proof.razorpay_payment_id)
+  local now, err = try(settlement.settle, proof.razorpay_payment_id, CONFIRM_S)
   if err then
     log.warn("a payment waits for its webhook", { payment = proof.razorpay_payment_id, error = err.message })
   end

@@ -3,7 +3,9 @@
 -- `store` commits the signed bytes together with the job that applies them, and only then is the sender told 200. The
 -- job locks the stored row, so however many copies arrive and however often it runs, an event is applied once. What is
 -- not possible yet, and what fails, be it by a bug of ours, is tried again, later each time, and holds up no other
--- event; what cannot be right (a wrong amount, a payment without one) is parked for a human, with the reason.
+-- event; of an order or a payment that we do not know Razorpay is asked. What cannot be right (a wrong amount, a
+-- payment without one, a value that the database refuses) is parked for a human, with the reason: `chowk webhook list`.
+local config = require "chowk.config"
 local crypto = require "chowk.crypto"
 local jobs = require "chowk.jobs"
 local json = require "chowk.json"
@@ -12,6 +14,7 @@ local pg = require "chowk.pg"
 local payment = require "store.workflows.payment"
 local refund = require "store.workflows.refund"
 local settings = require "store.settings"
+local settlement = require "store.workflows.settlement"
 
 local M = {}
 
@@ -86,6 +89,14 @@ end
 
 -- ---- applying ----------------------------------------------------------------------------------------------
 
+-- Why an event cannot be applied, as handlers return it behind nil:
+-- @param options table|nil  is_final: trying again is pointless; order_id, payment_id: Razorpay may know it
+local function refuse(reason, options)
+  local refusal = options or {}
+  refusal.reason = reason
+  return nil, refusal
+end
+
 local function news_of(p, status)
   return {
     payment_id = p.id,
@@ -118,13 +129,13 @@ local function on_payment(status)
     local order_id = p and present(p.order_id)
     if not order_id then return {} end   -- not made for an order of a shop
     if not is_id(order_id) or not is_id(p.id) or not is_paise(p.amount) or not text(p.currency) then
-      return nil, "not a payment: it lacks an id, an amount or a currency", true
+      return refuse("not a payment: it lacks an id, an amount or a currency", { is_final = true })
     end
     local order = lock_order(tx, order_id, o and is_id(o.receipt) and o.receipt or nil)
-    if not order then return nil, "unknown order " .. order_id end
+    if not order then return refuse("unknown order " .. order_id, { order_id = order_id }) end
     local known = tx:all { payment.known(p.id) }[1][1]
     local now, last = payment.decide(tx, order, known, news_of(p, status))
-    if not now then return nil, last, true end
+    if not now then return refuse(last, { is_final = true }) end
     return last
   end
 end
@@ -134,15 +145,18 @@ local function on_refund(name)
     local r, p = entity(event, "refund"), entity(event, "payment")
     if not r then return {} end
     if not is_id(r.id) or not is_id(r.payment_id) or not is_paise(r.amount) then
-      return nil, "not a refund: it lacks an id, a payment or an amount", true
+      return refuse("not a refund: it lacks an id, a payment or an amount", { is_final = true })
     end
-    local order_id = p and is_id(p.order_id) and p.order_id or tx:value([[
-      SELECT o.razorpay_order_id FROM payments p JOIN orders o ON o.id = p.order_id
-      WHERE p.razorpay_payment_id = $1]], r.payment_id)
+    local order_id = p and is_id(p.order_id) and p.order_id or refund.order_of(tx, r.payment_id)
     local order = lock_order(tx, order_id)
-    if not order then return nil, "refund for an unknown payment " .. tostring(r.payment_id) end
+    if not order then
+      return refuse("refund for an unknown payment " .. r.payment_id, { payment_id = r.payment_id })
+    end
     local arn = type(r.acquirer_data) == "table" and text(r.acquirer_data.arn) or nil
-    return refund.decide(tx, order, { id = r.id, payment_id = r.payment_id, amount_paise = r.amount, arn = arn }, name)
+    local last, why = refund.decide(tx, order, { id = r.id, payment_id = r.payment_id, amount_paise = r.amount,
+      arn = arn }, name)
+    if not last then return refuse(why, { payment_id = r.payment_id }) end
+    return last
   end
 end
 
@@ -157,11 +171,11 @@ local HANDLERS = {
   ["refund.failed"] = on_refund("failed"),
 }
 
---- @return the statements that apply the event; or nil, reason, and whether trying again is pointless
+--- @return the statements that apply the event; or nil, and why not
 local function handle(tx, stored)
   local account = settings.razorpay_account
   if account and stored.account_id ~= account then
-    return nil, "another account: " .. tostring(stored.account_id), true
+    return refuse("another account: " .. tostring(stored.account_id), { is_final = true })
   end
   local handler = HANDLERS[stored.event]
   if not handler then return {} end
@@ -180,24 +194,59 @@ local FAILED = [[
 
 local function delay_after(attempts) return math.min(2 ^ attempts, 3600) end
 
---- @return nil: applied, or there was nothing to apply; or a reason, and seconds until the next try (nil: never)
-local function decide(tx, event_id)
+local function may_ask(refusal)
+  return (refusal.order_id or refusal.payment_id) and config.get "payments.confirm" == "fetch"
+end
+
+--- @param is_asked boolean  Razorpay knew no more
+-- @return nil: applied, or there was nothing to apply; or the refusal, and seconds until the next try (nil: never)
+local function decide(tx, event_id, is_asked)
   local stored = tx:one(FIND, event_id)
   if not stored then return nil end
-  local last, reason, hopeless = handle(tx, stored)
+  local last, refusal = handle(tx, stored)
   if last then
     last[#last + 1] = { DONE, event_id }
     tx:commit(last)
     return nil
   end
-  local delay = not hopeless and stored.attempts + 1 < MAX_ATTEMPTS and delay_after(stored.attempts) or nil
-  tx:commit { { FAILED, event_id, reason, delay == nil, delay or 0 } }
-  return reason, delay
+  if may_ask(refusal) and not is_asked then return refusal end
+  local is_final = refusal.is_final or is_asked or stored.attempts + 1 >= MAX_ATTEMPTS
+  local delay = not is_final and delay_after(stored.attempts) or nil
+  tx:commit { { FAILED, event_id, refusal.reason, is_final, delay or 0 } }
+  return refusal, delay
+end
+
+local ASK_S = 15
+
+-- Asks Razorpay, outside the transaction, for what an event presupposes.
+local function learn(refusal)
+  local _, err
+  if refusal.payment_id then
+    _, err = try(settlement.settle, refusal.payment_id, ASK_S)
+  else
+    _, err = try(settlement.adopt, refusal.order_id)
+  end
+  -- As text: however final it calls itself, the event waits for a better day.
+  if err and not settlement.is_unknown(err) then error("Razorpay cannot be asked: " .. err.message, 0) end
+end
+
+local function apply(event_id)
+  local refusal, delay = pg.tx(function(tx) return decide(tx, event_id, false) end)
+  if not refusal or delay or not may_ask(refusal) then return refusal, delay end
+  learn(refusal)
+  return pg.tx(function(tx) return decide(tx, event_id, true) end)
+end
+
+-- What PostgreSQL says of the event's own values, it says every time.
+local function is_refused(err)
+  local class = type(err) == "table" and type(err.sqlstate) == "string" and err.sqlstate:sub(1, 2)
+  return class == "22" or class == "23"
 end
 
 -- A bug or an outage: the job comes back; the event shows it as well, as far as that is possible.
 local function note_failure(event_id, err, is_last)
-  try(pg.exec, FAILED, event_id, tostring(err), is_last, 60)
+  local message = tostring(err):gsub("[^\32-\126]", "?"):sub(1, 500)
+  try(pg.exec, FAILED, event_id, message, is_last, 60)
 end
 
 --- Applies a stored webhook, unless it has been applied. For the job.
@@ -205,12 +254,12 @@ end
 -- @return number|nil  seconds after which to try again
 -- Yields. Raises what handling raises, once it is noted.
 function M.apply(event_id, is_last)
-  local ok, reason, delay = pcall(pg.tx, function(tx) return decide(tx, event_id) end)
+  local ok, refusal, delay = pcall(apply, event_id)
   if not ok then
-    note_failure(event_id, reason, is_last)
-    error(reason, 0)
+    note_failure(event_id, refusal, is_last or is_refused(refusal))
+    error(refusal, 0)
   end
-  if reason and not delay then log.error("webhook parked", { event_id = event_id, reason = reason }) end
+  if refusal and not delay then log.error("webhook parked", { event_id = event_id, reason = refusal.reason }) end
   return delay
 end
 
