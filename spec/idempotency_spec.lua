@@ -24,6 +24,10 @@ declare("/refuse", {}, function(req, tx)
   tx:exec("INSERT INTO effects (what) VALUES ('refused')")
   app.fail(req:json().n or 409, "refused", "no")
 end)
+declare("/return", {}, function(req, tx)
+  tx:exec("INSERT INTO effects (what) VALUES ('returned')")
+  return req:json().n, { code = "returned" }
+end)
 declare("/bug", {}, function(_, tx)
   tx:exec("INSERT INTO effects (what) VALUES ('bug')")
   local x
@@ -89,6 +93,9 @@ declare("/steps", { idempotent = "steps" }, function(req)
   if n == 2 then app.fail(422, "later") end
   if n == 3 and pg.value("SELECT count(*) FROM effects WHERE what = 'healed'") == 0 then error("bug") end
   if n == 4 then req:step("a", function() end) end
+  if n == 5 and pg.value("SELECT count(*) FROM effects WHERE what = 'healed'") == 0 then
+    return 503, { code = "busy" }
+  end
   return { a = a, nothing = nothing == nil }
 end)
 declare("/no-steps", { idempotent = "steps" }, function()
@@ -119,7 +126,7 @@ describe("idempotent routes", function()
   local s
   local n_keys = 0
   setup(function()
-    s = server.start { app = APP, config = { workers = 2 } }
+    s = server.start { app = APP, config = { workers = 2, idempotency = { ttl = "2h" } } }
     s:exec(TABLES .. read("migrations/0009_idempotency.sql"):match("CREATE FUNCTION.*"))
   end)
   teardown(function() s:stop() end)
@@ -190,6 +197,20 @@ describe("idempotent routes", function()
       assert.equal(2, effects("mine"))
     end)
 
+    it("are the same request in any order of its query, but not in another form", function()
+      local function send(path, content_type)
+        return s:post(path, { body = '{"email":"asha@example.in"}',
+          headers = { ["Idempotency-Key"] = key(), ["Content-Type"] = content_type or "application/json" } })
+      end
+      assert.equal(201, send("/add?b=1&a=2&b=0").status)
+      assert.equal("true", send("/add?a=2&b=1&b=0", "Application/JSON").headers["idempotent-replayed"])
+      for _, other in ipairs { { "/add?a=2&b=0&b=1" }, { "/add?a=2&b=1" }, { "/add" },
+        { "/add?a=2&b=1&b=0", "application/json; charset=utf-8" } } do
+        assert.equal(422, send(other[1], other[2]).status, other[1])
+      end
+      assert.equal(1, effects())
+    end)
+
     it("need a usable key", function()
       for _, headers in ipairs { {}, { ["Idempotency-Key"] = "" }, { ["Idempotency-Key"] = ("x"):rep(256) },
         { ["Idempotency-Key"] = "caf\195\169" } } do
@@ -214,6 +235,21 @@ describe("idempotent routes", function()
       assert.same({ 409, "after_error" }, { post("/broken-then-fail").status, post("/broken-then-fail").json.code })
       assert.equal(500, post("/broken-then-on", nil, { key = "on" }).status)
       assert.equal(0, effects())
+    end)
+
+    it("neither keep nor do what they return as no answer to keep", function()
+      for _, status in ipairs { 429, 500, 503 } do
+        for _ = 1, 2 do
+          local a = post("/return", status, { key = "returned" .. status })
+          assert.same({ status, "returned", nil }, { a.status, a.json.code, a.headers["idempotent-replayed"] })
+        end
+      end
+      assert.equal(0, effects())
+      for i = 1, 2 do -- any other is kept, with what was done
+        local a = post("/return", 402, { key = "returned402" })
+        assert.same({ 402, i == 2 and "true" or nil }, { a.status, a.headers["idempotent-replayed"] })
+      end
+      assert.equal(1, effects("returned"))
     end)
 
     it("refuse tx:commit, which would leave the answer out", function()
@@ -297,6 +333,41 @@ describe("idempotent routes", function()
       for _ = 1, 2 do assert.equal(422, post("/steps", 2, { key = "later" }).status) end
       assert.equal(1, effects("a"))
       assert.equal(422, post("/steps", 9, { key = "later" }).status)
+    end)
+
+    it("refuse another request at once, without a second look at the key", function()
+      local first, other = {}, {}
+      for i = 1, 40 do
+        local function call(n)
+          return { "POST", "/steps", { json = { email = "asha@example.in", n = n },
+            headers = { ["Idempotency-Key"] = "reused" .. i } } }
+        end
+        first[i], other[i] = call(2), call(9)
+      end
+      for _, a in ipairs(s:parallel(first)) do assert.equal(422, a.status) end
+      for _, a in ipairs(s:parallel(other)) do assert.equal("idempotency_key_reused", a.json.code) end
+    end)
+
+    it("go on after a 503 that was returned", function()
+      for _ = 1, 2 do assert.equal(503, post("/steps", 5).status) end
+      s:exec("INSERT INTO effects (what) VALUES ('healed')")
+      local a = post("/steps", 5)
+      assert.same({ 200, nil }, { a.status, a.headers["idempotent-replayed"] })
+      assert.equal("true", post("/steps", 5).headers["idempotent-replayed"])
+      assert.equal(1, effects("a"))
+    end)
+
+    it("forget an answer that has expired, also while they run again", function()
+      assert.equal(201, post("/pay").status)
+      s:exec("UPDATE idempotency_keys SET expires_at = now() - interval '1 second'; INSERT INTO hold (at) VALUES (3)")
+      local again = background("/pay")
+      server.eventually("it to stand", function() return stands(3) end)
+      assert.equal(409, post("/pay").status)
+      assert.equal(1, #s:sql("SELECT 1 FROM idempotency_keys WHERE locked_until > now()"
+        .. " AND expires_at BETWEEN now() + interval '90 minutes' AND now() + interval '2 hours'"))
+      s:exec("DELETE FROM hold")
+      again()
+      assert.equal(2, effects("order"))
     end)
 
     it("want names of their own, but not many", function()

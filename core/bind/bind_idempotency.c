@@ -26,7 +26,7 @@ static void write_record(struct buf *out, const struct call_reply *reply)
     buf_slice(out, reply->body);
 }
 
-/* capture(req, results…) → string. Raises what the answer itself would have been refused for. */
+/* capture(req, results…) → string, status. Raises what the answer itself would have been refused for. */
 static int capture(lua_State *L)
 {
     struct call *call = call_check_req(L, 1);
@@ -37,7 +37,8 @@ static int capture(lua_State *L)
     struct buf *out = vm_text(call->vm);
     write_record(out, &reply);
     lua_pushlstring(L, out->ptr, out->len);
-    return 1;
+    lua_pushinteger(L, reply.answer.status);
+    return 2;
 }
 
 /* mark_replayed(req): whatever answers it says so, as Stripe does */

@@ -13,8 +13,10 @@
 -- another request is 422. (IETF draft-ietf-httpapi-idempotency-key-header)
 --
 -- app.fail with 4xx undoes the handler's work and is kept; 401, 403, 404 for a missing route, 413, 429, invalid bodies
--- and everything from 500 are not: the next try runs. Keys of different callers never meet: the caller is req.user, or
--- what `guest` names in the body. Answers are kept encrypted, for idempotency.ttl.
+-- and everything from 500 are not: the next try runs. So what a handler returns with such a status is undone as well,
+-- although elsewhere returning commits: work that is kept without its answer would be done again by the next try. Keys
+-- of different callers never meet: the caller is req.user, or what `guest` names in the body. Answers are kept
+-- encrypted, for idempotency.ttl.
 --
 -- "steps" is for work that calls out between transactions: see chowk/idempotency_steps.lua.
 local config = require("chowk.core.config").read()
@@ -30,6 +32,7 @@ local M = {}
 
 local SECRETS = config["app.secret"]
 local TTL_S = (config["idempotency.ttl"] or 86400000) / 1000
+M.TTL_S = TTL_S
 local NOT_KEPT = { [401] = true, [403] = true, [413] = true, [429] = true }
 local raw_pcall = pcall
 
@@ -65,12 +68,32 @@ end
 
 local function hash(text) return crypto.hex(crypto.sha256(text)) end
 
+-- Path and query as sent, the query's members by name; those of one name in their order.
+local function canonical_target(req)
+  local path, query = core.target(req):match "^([^?]*)%?(.+)$"
+  if not path then return core.target(req) end
+  local members = {}
+  for text in query:gmatch "[^&]+" do
+    members[#members + 1] = { name = text:match "^[^=]*", text = text, at = #members }
+  end
+  table.sort(members, function(a, b)
+    if a.name ~= b.name then return a.name < b.name end
+    return a.at < b.at
+  end)
+  for i, m in ipairs(members) do members[i] = m.text end
+  return path .. "?" .. table.concat(members, "&")
+end
+
+local function content_type(req)
+  return (req:header "Content-Type" or ""):lower():gsub("%s+", "")
+end
+
 --- Who asks for what, under which key. Raises 400. Does not yield.
 function M.claim(req, guest, route)
   local request = req.method .. " " .. route .. "\n"
   local claim = { key = read_key(req), scope = hash(request .. caller_of(req, guest)), method = req.method,
     path = req.path }
-  claim.fingerprint = hash(req.method .. " " .. core.target(req) .. "\n" .. req:body())
+  claim.fingerprint = hash(table.concat({ req.method, canonical_target(req), content_type(req), req:body() }, "\n"))
   claim.context = claim.scope .. " " .. claim.key
   return claim
 end
@@ -88,9 +111,12 @@ end
 
 -- ---- answers that are kept ----------------------------------------------------------------------------------------
 
---- A handler's results, or the problem it raised, as one string.
+local function is_kept_status(status) return status < 500 and not NOT_KEPT[status] end
+
+--- A handler's results as one string, and whether that is an answer to keep; or the problem it raised.
 function M.record(req, ...)
-  return core.capture(req, ...)
+  local record, status = core.capture(req, ...)
+  return record, is_kept_status(status)
 end
 function M.problem_record(problem)
   return json.encode { problem = { status = problem.status, code = problem.code, detail = problem.detail,
@@ -99,7 +125,7 @@ end
 
 --- Is what was raised an answer to keep?
 function M.is_kept(err)
-  return vm.is_problem(err) and err.status < 500 and not NOT_KEPT[err.status]
+  return vm.is_problem(err) and is_kept_status(err.status)
 end
 
 --- Encrypted, for the database; bound to its key, so that rows cannot be exchanged.
@@ -158,8 +184,11 @@ function M.finish_statement(sql, claim, fence, record)
   return { sql, claim.scope, claim.key, fence, M.seal(claim, record), TTL_S }
 end
 
+-- An answer that is not kept is raised: that rolls back.
 local function run_and_record(req, handler, tx)
-  return M.record(req, handler(req, tx))
+  local record, is_kept = M.record(req, handler(req, tx))
+  if not is_kept then error({ not_kept = record }, 0) end
+  return record
 end
 
 -- The claim's refusals, and what PostgreSQL says of the statements behind it.
@@ -209,6 +238,7 @@ local function run_or_resolve(req, handler, claim)
   local ok, record = raw_pcall(pg.tx, function(tx) return run_once(tx, req, handler, claim) end)
   if ok then return record, false end
   vm.check()
+  if type(record) == "table" and record.not_kept then return record.not_kept, false end
   local refusal = type(record) == "table" and record.refused or record
   if not is_refusal(refusal) then error(record, 0) end
   return M.resolve(claim, refusal), true
@@ -221,20 +251,6 @@ function M.wrap(handler, guest, route)
     core.keep_going()
     return M.give(req, run_or_resolve(req, handler, claim))
   end
-end
-
---- Deletes what has expired, some at a time.
--- @return integer  how many  Yields.
-function M.reap()
-  local total = 0
-  repeat
-    local n = pg.exec [[
-      DELETE FROM idempotency_keys WHERE (scope, key) IN (
-        SELECT scope, key FROM idempotency_keys WHERE expires_at < now() ORDER BY expires_at LIMIT 1000
-        FOR UPDATE SKIP LOCKED)]]
-    total = total + n
-  until n < 1000
-  return total
 end
 
 return M

@@ -11,8 +11,8 @@
 -- Each step is a transaction that commits its effects together with its result. A retry of the request returns the
 -- results of the steps that have committed and runs only the rest; what stands between steps runs again. The first step
 -- leases the key until the request's deadline; each later one checks that the lease is still this run's, so that two
--- runs of one key never interleave. app.fail with 4xx, in a step or outside, is the answer that is kept; anything else
--- gives the lease back, and the next try goes on.
+-- runs of one key never interleave. app.fail with 4xx, in a step or outside, is the answer that is kept; anything else,
+-- also a 5xx or 429 that is returned, gives the lease back, and the next try goes on.
 local core = require "chowk.core.idempotency"
 local req_core = require "chowk.core.req"
 local vm = require "chowk.core.vm"
@@ -33,12 +33,14 @@ local LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS free,
 local FIND = [[
   SELECT fingerprint = decode($3, 'hex') AS same, coalesce(locked_until > now(), false) AS is_leased, answer, steps
   FROM idempotency_keys WHERE scope = $1 AND key = $2 AND expires_at > now()]]
+-- A row that is there has expired, its answer with it, or is an earlier run's of this very request.
 local LEASE = [[
-  INSERT INTO idempotency_keys (scope, key, fingerprint, method, path, lock_token, locked_until, steps)
-  VALUES ($1, $2, decode($3, 'hex'), $4, $5, $6::uuid, now() + $7 * interval '1 ms', $8)
+  INSERT INTO idempotency_keys (scope, key, fingerprint, method, path, lock_token, locked_until, steps, expires_at)
+  VALUES ($1, $2, decode($3, 'hex'), $4, $5, $6::uuid, now() + $7 * interval '1 ms', $8,
+          now() + greatest($7 * interval '1 ms', $9 * interval '1 second'))
   ON CONFLICT (scope, key) DO UPDATE SET fingerprint = EXCLUDED.fingerprint, lock_token = EXCLUDED.lock_token,
-    locked_until = EXCLUDED.locked_until, steps = EXCLUDED.steps, last_run_at = now(),
-    expires_at = greatest(idempotency_keys.expires_at, EXCLUDED.expires_at)]]
+    locked_until = EXCLUDED.locked_until, steps = EXCLUDED.steps, answer = NULL, last_run_at = now(),
+    expires_at = EXCLUDED.expires_at]]
 local HOLD = "SELECT 1 FROM idempotency_keys WHERE scope = $1 AND key = $2 AND lock_token = $3::uuid FOR UPDATE"
 local SAVE = "UPDATE idempotency_keys SET steps = $4 WHERE scope = $1 AND key = $2 AND lock_token = $3::uuid"
 local FINISH = [[
@@ -59,20 +61,27 @@ local function copy(results)
   return out
 end
 
+-- Not this run's turn. What is raised is no answer of the handler's: it is not kept, and the key not looked at again
+-- (the rollback may not be through, and its lock would seem to be somebody else's).
+local function refuse(run, fn)
+  run.is_refused = true
+  fn()
+end
+
 -- In the first step's transaction: whose turn it is. Returns false when the answer is known.
 local function look(run, tx)
   local claim = run.claim
   local found = tx:all { { LOCK, claim.context }, { FIND, claim.scope, claim.key, claim.fingerprint } }
   local lock, row = found[1][1], found[2][1]
-  if not lock.free then idempotency.in_progress() end
+  if not lock.free then refuse(run, idempotency.in_progress) end
   run.fence, run.results = lock.id, {}
   if not row then return true end
-  if not row.same then idempotency.reused() end
+  if not row.same then refuse(run, idempotency.reused) end
   if row.answer then
     run.replay = idempotency.unseal(claim, row.answer)
     return false
   end
-  if row.is_leased then idempotency.in_progress() end
+  if row.is_leased then refuse(run, idempotency.in_progress) end
   if row.steps then run.results = json.decode(idempotency.unseal(claim, row.steps)) end
   return true
 end
@@ -81,11 +90,11 @@ local function lease_statement(run, results)
   local claim = run.claim
   local left_ms = math.max(0, run.req.deadline - time.mono_ms()) + GRACE_MS
   return { LEASE, claim.scope, claim.key, claim.fingerprint, claim.method, claim.path, run.fence, math.ceil(left_ms),
-    seal_results(run, results) }
+    seal_results(run, results), idempotency.TTL_S }
 end
 
 local function hold(run, tx)
-  if not tx:one(HOLD, run.claim.scope, run.claim.key, run.fence) then idempotency.in_progress() end
+  if not tx:one(HOLD, run.claim.scope, run.claim.key, run.fence) then refuse(run, idempotency.in_progress) end
   return true
 end
 
@@ -179,17 +188,17 @@ local function release(run)
   end
 end
 
-local function end_run(run, ok, result)
+local function end_run(run, ok, result, is_kept)
   if run.replay then return idempotency.give(run.req, run.replay, true) end
   if not ok then
     vm.check()
-    if not idempotency.is_kept(result) then
+    if run.is_refused or not idempotency.is_kept(result) then
       release(run)
       error(result, 0)
     end
-    result = idempotency.problem_record(result)
+    result, is_kept = idempotency.problem_record(result), true
   end
-  finish(run, result)
+  if is_kept then finish(run, result) else release(run) end
   return idempotency.give(run.req, run.replay or result, run.replay ~= nil)
 end
 
