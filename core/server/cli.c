@@ -58,6 +58,13 @@ static const struct cli_command commands[] = {
      "  retry    enqueues a dead job again, with all its attempts\n"
      "  cancel   a job that waits\n",
      cmd_jobs},
+    {"webhook", "[list [waiting] | replay ID | replay all] [--json]", "show webhooks that were parked, and replay them",
+     "Works on DATABASE_URL or pg.url, as migrate does. A parked webhook is stored, but could not be applied; its "
+     "reason\n"
+     "is below it.\n"
+     "  list      what is parked; with waiting: also what is still to be tried\n"
+     "  replay    applies a stored webhook again, whether it was parked or applied; all: those that are parked\n",
+     cmd_webhook},
     {"run", "[--dev] FILE [ARGS]", "run a Lua file with the application's services",
      "The file runs as a handler would: pg, redis and the application's modules are there, calls may wait. ARGS are\n"
      "its `...`. What it returns is printed; an error exits 1.\n  --dev   with development settings\n",

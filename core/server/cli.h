@@ -41,6 +41,7 @@ int cmd_check(struct cli_args *args);
 int cmd_routes(struct cli_args *args);
 int cmd_migrate(struct cli_args *args);
 int cmd_jobs(struct cli_args *args);
+int cmd_webhook(struct cli_args *args);
 int cmd_run(struct cli_args *args);
 int cmd_stop(struct cli_args *args);
 int cmd_upgrade(struct cli_args *args);
