@@ -25,4 +25,5 @@ only '(hiredis|read|sds)' 'data/redis[a-z_]*\.[ch]'
 only 'curl/'             'data/(curl|http_client)_[a-z]+\.[ch]|data/mail\.c'
 only '(lua|lauxlib|lualib|luajit)\.h' '(script|bind)/[a-z_]+\.[ch]|server/config_load\.c'
 complain "$(grep -rnE '\blua_resume *\(' core | grep -v '^core/script/co\.c')" "lua_resume belongs to script/co.c:"
+complain "$(grep -rn '\bluaL_newmetatable *(' core | grep -v '^core/script/lx\.c')" "luaL_newmetatable belongs to script/lx.c (lx_new_class hides it):"
 exit $bad

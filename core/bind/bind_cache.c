@@ -468,9 +468,7 @@ int bind_cache_open(lua_State *L)
     static const luaL_Reg functions[] = {
         {"peek", peek}, {"wait", wait},     {"wait_many", wait_many}, {"refresh", refresh}, {"store", store},
         {"fail", fail}, {"forget", forget}, {"check", check},         {"stats", stats},     {NULL, NULL}};
-    luaL_newmetatable(L, TICKET_META);
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
+    lx_new_class(L, TICKET_META);
     lua_pushcfunction(L, drop_ticket);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);

@@ -294,7 +294,7 @@ int bind_http_open(lua_State *L)
                                          {"stream_close", stream_close},
                                          {"stats", stats},
                                          {NULL, NULL}};
-    luaL_newmetatable(L, STREAM_META);
+    lx_new_class(L, STREAM_META);
     lua_pushcfunction(L, stream_close);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);

@@ -29,7 +29,7 @@ static int new_rule(lua_State *L)
     luaL_argcheck(L, rule.limit > 0 && rule.window_us > 0, 3, "zero");
     memcpy(rule.name, name.ptr, name.len);
     *(struct limit_rule *)lua_newuserdata(L, sizeof(rule)) = rule;
-    luaL_newmetatable(L, RULE_META);
+    lx_new_class(L, RULE_META);
     lua_setmetatable(L, -2);
     return 1;
 }

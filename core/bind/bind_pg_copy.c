@@ -232,7 +232,7 @@ void bind_pg_open_copy(lua_State *L)
         {"copy_open", copy_open},   {"copy_wait", copy_wait}, {"copy_row", copy_row},     {"copy_end", copy_end},
         {"copy_write", copy_write}, {"copy_read", copy_read}, {"copy_close", copy_close}, {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
-    luaL_newmetatable(L, COPY_META);
+    lx_new_class(L, COPY_META);
     lua_pushcfunction(L, copy_close);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);

@@ -155,7 +155,7 @@ void bind_pg_open_listen(lua_State *L)
     static const luaL_Reg functions[] = {
         {"sub_open", sub_open}, {"sub_wait", sub_wait}, {"sub_next", sub_next}, {"sub_close", sub_close}, {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
-    luaL_newmetatable(L, SUB_META);
+    lx_new_class(L, SUB_META);
     lua_pushcfunction(L, sub_close);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);

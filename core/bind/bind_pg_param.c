@@ -191,7 +191,7 @@ static int push_param(lua_State *L, const struct buf *text)
     lua_createtable(L, 1, 0);
     lx_push_slice(L, buf_as_slice(text));
     lua_rawseti(L, -2, 1);
-    luaL_newmetatable(L, PARAM_META);
+    lx_new_class(L, PARAM_META);
     lua_setmetatable(L, -2);
     return 1;
 }

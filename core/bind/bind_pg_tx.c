@@ -255,7 +255,7 @@ void bind_pg_open_tx(lua_State *L)
                                          {"commit", commit_tx},  {"send", send_statement}, {"savepoint", savepoint},
                                          {"rollback", rollback}, {"is_open", is_open},     {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
-    luaL_newmetatable(L, TX_META);
+    lx_new_class(L, TX_META);
     lua_pushcfunction(L, rollback);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 1);

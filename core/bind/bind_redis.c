@@ -303,9 +303,7 @@ int bind_redis_open(lua_State *L)
 {
     static const luaL_Reg functions[] = {{"command", command},   {"pipeline", pipeline},     {"multi", multi},
                                          {"script", script_new}, {"run_script", script_run}, {NULL, NULL}};
-    luaL_newmetatable(L, SCRIPT_META);
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
+    lx_new_class(L, SCRIPT_META);
     lua_pop(L, 1);
     lua_createtable(L, 0, 9);
     luaL_setfuncs(L, functions, 0);

@@ -173,11 +173,9 @@ void bind_redis_sub_open(lua_State *L)
     static const luaL_Reg functions[] = {{"sub_open", sub_open},   {"sub_ready", sub_ready},
                                          {"sub_next", sub_next},   {"sub_is_closed", sub_is_closed},
                                          {"sub_close", sub_close}, {NULL, NULL}};
-    luaL_newmetatable(L, SUB_META);
+    lx_new_class(L, SUB_META);
     lua_pushcfunction(L, sub_close);
     lua_setfield(L, -2, "__gc");
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
     lua_pop(L, 1);
     luaL_setfuncs(L, functions, 0);
 }

@@ -140,9 +140,10 @@ static void push_headers(lua_State *L, struct call *call)
         }
         lua_rawset(L, -3);
     }
-    lua_createtable(L, 0, 1);
-    lua_pushcfunction(L, headers_index);
-    lua_setfield(L, -2, "__index");
+    if (lx_new_class(L, "chowk.req.headers")) {
+        lua_pushcfunction(L, headers_index);
+        lua_setfield(L, -2, "__index");
+    }
     lua_setmetatable(L, -2);
 }
 

@@ -211,6 +211,15 @@ bool lx_to_raw(lua_State *L, int idx, struct slice *json)
     return true;
 }
 
+bool lx_new_class(lua_State *L, const char *name)
+{
+    if (!luaL_newmetatable(L, name))
+        return false;
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    return true;
+}
+
 void lx_push_row_meta(lua_State *L, const struct slice *names, size_t n_names)
 {
     push_new_meta(L, LX_ROW);

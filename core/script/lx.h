@@ -10,6 +10,9 @@
 
 /* Kinds of table and userdata that C recognises by metatable. */
 enum lx_kind { LX_PLAIN, LX_ARRAY, LX_ROW, LX_ERR, LX_PROBLEM, LX_RESPONSE, LX_RAW, LX_N_KINDS };
+/* As luaL_newmetatable, and hidden: getmetatable(object) in an application must not give it the library's own tables.
+ * True: it is new. Stack: +1 */
+bool lx_new_class(lua_State *L, const char *name);
 void lx_open(lua_State *L); /* once per lua_State: makes the metatables */
 enum lx_kind lx_kind_of(lua_State *L, int idx);
 void lx_push_meta(lua_State *L, enum lx_kind kind); /* not LX_PLAIN, LX_ROW. Stack: +1 */

@@ -4,6 +4,7 @@ local process = require "chowk.core.config"
 local vm = require "chowk.core.vm"
 local raise = require "chowk.raise"
 local routes = require "chowk.routes"
+local sandbox = require "chowk.sandbox"
 
 local M = {}
 local RESPONSE = vm.meta("response")
@@ -34,7 +35,11 @@ function M.fail(status, code, detail, extra)
 end
 
 --- The answer without a body: `return app.empty` is the 204.
-M.empty = setmetatable({ status = 204 }, RESPONSE)
+local EMPTY = {} -- one of those, for everybody: constant
+for k, v in pairs(RESPONSE) do EMPTY[k] = v end
+EMPTY.__index = { status = 204 }
+EMPTY.__newindex = function() raise.misuse("app.empty cannot be changed") end
+M.empty = sandbox.constant(setmetatable({}, EMPTY))
 
 local REDIRECTS = { [301] = true, [302] = true, [303] = true, [307] = true, [308] = true }
 

@@ -40,6 +40,15 @@ end
 rawset(library_env, "require", library_require)
 library.vm = core
 
+-- getmetatable(object).method = … would change the library for everybody: what it sets as a metatable is hidden from
+-- applications (lx_new_class does it for C's), and its own code looks with debug.getmetatable.
+local set = setmetatable
+rawset(library_env, "getmetatable", debug.getmetatable)
+rawset(library_env, "setmetatable", function(object, class)
+  if class and class.__metatable == nil then class.__metatable = false end
+  return set(object, class)
+end)
+
 local raise = library_require "chowk.raise"
 local sandbox = library_require "chowk.sandbox"
 rawset(library_env, "try", raise.try)

@@ -2,6 +2,7 @@
 local core = require "chowk.core.config"
 local json = require "chowk.core.json"
 local raise = require "chowk.raise"
+local sandbox = require "chowk.sandbox"
 
 local M = {}
 local values = core.read()
@@ -17,15 +18,21 @@ local function guard(t, name)
     if v == json.null then v = nil end
     contents[k] = type(v) == "table" and not json.is_array(v) and guard(v, name .. "." .. tostring(k)) or v
   end
-  return setmetatable({}, {
+  return sandbox.constant(setmetatable({}, {
     __index = function(_, key)
       local value = contents[key]
       if value == nil and t[key] == nil then raise.misuse("%s.%s is not set in conf/chowk.lua", name, tostring(key)) end
       return value
     end,
     __newindex = read_only(name),
-    __metatable = "frozen",
-  })
+  }))
+end
+
+local function copy(value)
+  if type(value) ~= "table" then return value end
+  local out = {}
+  for k, v in pairs(value) do out[k] = copy(v) end
+  return json.is_array(value) and json.array(out) or out
 end
 
 --- The application's own part: whatever conf/chowk.lua has under `settings`. A key that is not there raises.
@@ -36,13 +43,14 @@ M.development = core.is_development()
 
 --- One value of the configuration.
 -- @param key string  as `chowk config` prints it: "pg.pool_size"
--- @return the value; nil only for a key that exists and has none. Raises a misuse naming an unknown key.
+-- @return the value, a table as a copy; nil only for a key that exists and has none. Raises a misuse naming an unknown
+-- key.
 function M.get(key)
   if key == "settings" then return M.settings end
   local value = values[key]
   if value == nil then raise.misuse('config.get: there is no key "%s" (`chowk config` lists them)', tostring(key)) end
   if value == json.null then return nil end
-  return value
+  return copy(value)
 end
 
 return M

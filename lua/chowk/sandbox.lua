@@ -9,6 +9,7 @@ local raise = require "chowk.raise"
 local co = require "chowk.coroutine"
 
 local rawset, setmetatable, getmetatable, pairs, type = rawset, setmetatable, getmetatable, pairs, type
+local set_any = debug.setmetatable
 local raw_pcall, raw_xpcall, check = pcall, xpcall, core.check
 
 local M = {}
@@ -17,22 +18,28 @@ local frozen = setmetatable({}, { __mode = "k" })
 string.dump = nil -- luacheck: ignore
 getmetatable("").__metatable = "string"
 
---- Freezes a table in place: reads as before, writes are errors naming file and line. Does not yield.
--- @return the same table
+--- Says of a table whose metatable refuses writes that rawset has to, too. @return the same table
+function M.constant(t)
+  frozen[t] = true
+  return t
+end
+
+--- Freezes a table in place, with the tables in it: reads as before, writes are errors naming file and line. Does not
+-- yield. @return the same table
 function M.freeze(t, name)
   if type(t) ~= "table" or frozen[t] then return t end
   local meta = getmetatable(t)
-  if type(meta) == "string" then return t end
   local contents = setmetatable({}, meta)
-  for k, v in pairs(t) do rawset(contents, k, v) end
+  for k, v in pairs(t) do rawset(contents, k, M.freeze(v, name .. "." .. tostring(k))) end
   for k in pairs(contents) do rawset(t, k, nil) end
   frozen[t] = true
-  return setmetatable(t, {
+  set_any(t, {
     __index = contents,
     __newindex = function(_, key) raise.misuse("%s.%s: the library cannot be changed", name, tostring(key)) end,
     __call = meta and meta.__call,
     __metatable = "frozen",
   })
+  return t
 end
 
 local function after(ok, ...)
