@@ -15,6 +15,7 @@ DEPS_RUN   := postgresql-15 redis-server tzdata
 DEPS_TEST  := pgbouncer libcmocka-dev lua-busted lua-check lua-socket lua-dkjson openssl nginx-light python3-aiosmtpd libasan8 libubsan1 curl procps
 DEPS_LINT  := clang-format
 DEPS_FUZZ  := clang libclang-rt-14-dev
+DEPS_SOAK  := wrk
 DEPS_BENCH := wrk nginx-light libnginx-mod-http-lua lua-nginx-redis lua-cjson nodejs npm postgresql-15 redis-server
 
 PKGS    := luajit libuv libpq hiredis openssl libcurl
@@ -42,7 +43,7 @@ FUZZ    := $(sort $(wildcard tests/fuzz/*_fuzz.c))
 FUZZBIN := $(FUZZ:tests/fuzz/%.c=$(BUILD)/fuzzers/%)
 REPLAY  := $(FUZZ:tests/fuzz/%.c=$(BUILD)/replay/%)
 
-.PHONY: all deps deps-bench deps-fuzz run test units unit spec wire replays fuzzers fuzz lint format headers layers asan install clean clean-data bench help
+.PHONY: all deps deps-bench deps-fuzz deps-soak run test units unit spec wire replays fuzzers fuzz lint format headers layers asan install clean clean-data bench soak help
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/chowk
@@ -52,6 +53,7 @@ help:
 	@echo 'make run        build, start a private PostgreSQL and Redis, serve the shop on http://127.0.0.1:8080'
 	@echo 'make test       units, specs, wire dialogues and faults; ends with "N passed, N failed"'
 	@echo 'make asan       the same under AddressSanitizer and UBSan'
+	@echo 'make soak       reloads, kills, stops and upgrades under full load, SOAK_SECONDS=60 each; SUITES="kill" picks some'
 	@echo 'make fuzz       looks for inputs that break a parser, FUZZ_SECONDS=20 each; TARGETS="json head" picks some'
 	@echo 'make lint       formatting, luacheck, include layers, self-contained headers'
 	@echo 'make format     rewrite C sources with clang-format'
@@ -69,6 +71,9 @@ deps-bench: deps
 
 deps-fuzz: deps
 	@tests/deps.sh $(DEPS_FUZZ)
+
+deps-soak: deps
+	@tests/deps.sh $(DEPS_SOAK)
 
 # ---- build ------------------------------------------------------------------------------------------------
 $(BUILD)/chowk: $(MAINOBJ) $(LIB)
@@ -134,6 +139,10 @@ wire: all
 asan: deps
 	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS='-O1 -g -fno-omit-frame-pointer' SAN='-fsanitize=address,undefined -fno-sanitize-recover=all' all units replays
 	@BUILD=build/asan tests/run.sh unit fuzz spec wire
+
+soak: deps-soak
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/soak/run.sh $(SUITES)
 
 # clang 14 does not say __SANITIZE_ADDRESS__, by which the free lists turn themselves off.
 fuzz: deps-fuzz

@@ -1,4 +1,5 @@
 -- Master and workers: start, respawn, drain, what happens when either is killed, and who may bind.
+local load = require "spec.support.load"
 local server = require "spec.support.server"
 local socket = require "socket"
 
@@ -171,6 +172,29 @@ describe("processes", function()
     for _ = 1, 20 do assert.equal("200", get(s.port, "/")) end
     assert.truthy(s.log():find("worker died", 1, true))
     assert.truthy(s.log():find("signal 9", 1, true))
+  end)
+
+  it("loses what a killed worker had in flight, and nothing else", function()
+    local s = serving(new_dir([[
+      local app, task, ffi = require "chowk.app", require "chowk.task", require "ffi"
+      ffi.cdef "int getpid(void);"
+      local routes = app.routes()
+      routes:get("/", function() task.sleep(0.005) return tostring(ffi.C.getpid()) end)
+      return routes]], "return { workers = 2, stop = { lame_duck = 0 }, sandbox = { allow = { 'ffi' } } }"))
+    local l = load.start(s.port, 24, "/"):watch_owners()
+    for _ = 1, 2 do
+      local before = l.answered
+      l:run(function() return l.answered > before + 200 end, 60)
+      local pid = workers(s)[1]
+      l:dies(pid)
+      server.sh("kill -KILL " .. pid)
+      l:run(function() return #workers(s) == 2 and workers(s)[1] ~= pid end, 60)
+    end
+    l:run(0.2)
+    l:finish()
+    assert.same({}, l.failed)
+    assert.truthy(l.excused > 0 and l.excused <= l.n_open, l.excused .. " of " .. l.n_open)
+    assert.equal(0, l.refused)
   end)
 
   it("serves on through a crash loop, listener of the lost worker included", function()

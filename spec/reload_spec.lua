@@ -86,7 +86,7 @@ describe("chowk reload", function()
       if f then f:close() end
       return n
     end
-    local n_asked, n_answers, seen, asked = 0, 0, {}, {}
+    local n_asked, n_answers, seen, asked, code_of = 0, 0, {}, {}, {}
     local until_s = socket.gettime() + 60
     s:flow(16, function()
       local f = io.open(s.dir .. "/over")
@@ -101,6 +101,9 @@ describe("chowk reload", function()
       assert.equal(200, a.status)
       assert.equal(n, part)                              -- two modules of one generation
       assert.truthy(tonumber(n) >= asked[i], n)          -- asked after a commit: nothing older
+      local hash = a.headers["x-chowk-generation"]
+      assert.equal(n, code_of[hash] or n)                -- and one hash is one code
+      code_of[hash] = n
       seen[n] = true
     end)
     reloads:read("*a")

@@ -6,6 +6,10 @@
 --   l:run(0.5)                          turns for that long;  l:run(fn, 20) until fn() is true, at most 20 seconds
 --   l:finish()                          no new requests; waits for the answers in flight
 --   l.answered  l.failed (texts)  l.refused  l.bodies[body] = how often
+--   l.before = function(conn)  before a request leaves;  l.check = function(conn, head, body) → what is wrong, or nil
+--   l.excuse = function(conn, why) → true: it is no failure, but counted in l.excused
+--   l:watch_owners()  answers begin with the pid of their worker; l:dies(pid) before one is killed excuses the requests
+--                     of connections that were open to it; at most l.n_open of them, counted at each death
 local socket = require "socket"
 
 local M = {}
@@ -15,7 +19,7 @@ Load.__index = Load
 local function open(self, conn)
   conn.sock = socket.tcp()
   conn.sock:settimeout(0)
-  conn.data, conn.is_connected = "", false
+  conn.data, conn.is_connected, conn.opened_at, conn.owner = "", false, socket.gettime(), nil
   local ok, err = conn.sock:connect("127.0.0.1", self.port)
   if not ok and err ~= "timeout" and err ~= "Operation already in progress" then self:refuse(conn) end
 end
@@ -28,7 +32,12 @@ function Load:refuse(conn)
 end
 
 function Load:fail(conn, why)
-  self.failed[#self.failed + 1] = why .. " after " .. #conn.data .. " bytes, request " .. conn.n .. " of its connection"
+  if self.excuse and self.excuse(conn, why) then
+    self.excused = self.excused + 1
+  else
+    self.failed[#self.failed + 1] = why .. " after " .. #conn.data .. " bytes, request "
+      .. conn.n .. " of its connection"
+  end
   conn.sock:close()
   conn.sock = nil
 end
@@ -40,6 +49,7 @@ local function send(self, conn)
     return
   end
   conn.n, conn.data = conn.n + 1, ""
+  if self.before then self.before(conn) end
   local sent, err = conn.sock:send(self.request)
   if sent ~= #self.request then self:fail(conn, "send: " .. tostring(err)) end
 end
@@ -51,11 +61,13 @@ local function take_answer(self, conn)
   local length = tonumber(head:match("[Cc]ontent%-[Ll]ength: (%d+)"))
   if #conn.data < head_end + 3 + length then return false end
   local status, body = tonumber(head:match("^HTTP/1%.1 (%d+)")), conn.data:sub(head_end + 4)
-  if status == 200 then
+  local wrong = status ~= 200 and "status " .. tostring(status) .. ": " .. body
+    or self.check and self.check(conn, head, body)
+  if not wrong then
     self.answered = self.answered + 1
     self.bodies[body] = (self.bodies[body] or 0) + 1
   else
-    self.failed[#self.failed + 1] = "status " .. status .. ": " .. body
+    self.failed[#self.failed + 1] = wrong
   end
   if head:lower():find("\r\nconnection: close", 1, true) then
     self.closed = self.closed + 1
@@ -124,9 +136,32 @@ function Load:finish()
   return self
 end
 
+-- A new connection has no owner before its first answer: it may have been taken in by the one that dies meanwhile.
+function Load:watch_owners()
+  local deaths = {}
+  self.n_open = 0
+  self.check = function(conn, _, body)
+    conn.owner = tonumber(body:match("^%d+"))
+    return not conn.owner and "no pid: " .. body or nil
+  end
+  self.excuse = function(conn)
+    for _, death in ipairs(deaths) do
+      if conn.owner == death.pid or not conn.owner and death.at >= conn.opened_at then return true end
+    end
+    return false
+  end
+  self.dies = function(_, pid)
+    for _, conn in ipairs(self.conns) do
+      if conn.sock and (conn.owner == pid or not conn.owner) then self.n_open = self.n_open + 1 end
+    end
+    deaths[#deaths + 1] = { pid = pid, at = socket.gettime() }
+  end
+  return self
+end
+
 function M.start(port, n, path)
   local self = setmetatable({ port = port, conns = {}, failed = {}, bodies = {} }, Load)
-  self.answered, self.refused, self.closed = 0, 0, 0
+  self.answered, self.refused, self.closed, self.excused = 0, 0, 0, 0
   self.request = "GET " .. path .. " HTTP/1.1\r\nHost: x\r\n\r\n"
   for i = 1, n do self.conns[i] = { n = 0, data = "" } end
   return self
