@@ -224,15 +224,27 @@ local routes = app.routes()
 routes:get("/invoice/:how", function(req)
   return pg.tx(function(tx)
     local number = tx:gapless("invoice")
-    tx:exec("INSERT INTO invoices VALUES ($1)", number)
+    tx:defer { { "INSERT INTO invoices VALUES ($1)", number } }
     if req.params.how == "undo" then app.fail(409, "undone") end
     return { number = number }
   end)
 end)
 routes:get("/old", function() return { number = pg.tx(function(tx) return tx:gapless("invoice/2019-20") end) } end)
+routes:get("/undone", function()
+  return pg.tx(function(tx)
+    tx:savepoint(function()
+      tx:gapless("invoice/2019-20")
+      require("chowk.json").decode("not JSON: a run-time failure")
+    end)
+    tx:exec("SELECT 1")
+    return { number = tx:gapless("invoice/2019-20") }
+  end)
+end)
 routes:get("/misuse/:n", function(req)
   local cases = { function(tx) return tx:gapless("order") end, function(tx) return tx:gapless("invoice/19") end,
-    function(tx) return tx:gapless(7) end, function() return seq.next("invoice") end }
+    function(tx) return tx:gapless(7) end, function() return seq.next("invoice") end,
+    function(tx) tx:gapless("invoice"); tx:exec("SELECT 1") end,
+    function(tx) tx:gapless("invoice"); tx:savepoint(function() end) end }
   return pg.tx(cases[tonumber(req.params.n)])
 end)
 return routes
@@ -264,11 +276,17 @@ return routes
     assert.equal(rows.n, tonumber(rows.max:match("%d+$")))
   end)
 
+  it("is given back with its savepoint, after which the transaction goes on", function()
+    local before = s:get("/old").json.number:sub(-6)
+    assert.equal(tonumber(before) + 1, tonumber(s:get("/undone").json.number:sub(-6)))
+  end)
+
   it("counts a period that has ended, and says what it does not know", function()
     server.eventually("a worker", function() return pcall(s.get, s, "/old") end)
     assert.truthy(s:get("/old").json.number:find("^INV1920/"))
     local texts = { 'there is no sequence "order": add it to seq.gapless', '"19" is no period of sequence invoice',
-      "expected the name of a sequence, got number", "take its numbers with tx:gapless" }
+      "expected the name of a sequence, got number", "take its numbers with tx:gapless",
+      "tx:exec behind tx:gapless: everybody else waits", "tx:savepoint behind tx:gapless: everybody else waits" }
     for i, text in ipairs(texts) do
       assert.equal(500, s:get("/misuse/" .. i).status)
       assert.truthy(s:log():find(text, 1, true), text)

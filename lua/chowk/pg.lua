@@ -245,11 +245,7 @@ function Tx:advisory(key, options)
   return true
 end
 
---- The next number of a series without gaps, in its format: tx:gapless("invoice") → "INV2627/000042".
--- @param series string  a key of seq.gapless; "invoice/2025-26" counts in a period that has ended
--- @return string  Whoever else wants one waits until this transaction ends: take it last. Undone with the transaction.
--- @raise invalid (the format has no room for more), pg_error; misuse for a series that is not configured. Yields.
-Tx.gapless = gapless
+gapless.setup(Tx)
 
 --- Names what this transaction changes of the cache: tx:forget{ keys = "product:" .. slug, tags = { "catalogue" } }.
 -- Once it has committed, and before pg.tx returns, no value loaded before is returned any more, by cache.fetch on any
@@ -296,6 +292,7 @@ local function after_savepoint(tx, number, n_deferred, n_forgets, ok, ...)
   if ok then return ... end
   for i = #(tx.deferred or {}), n_deferred + 1, -1 do tx.deferred[i] = nil end
   forget.undo(tx, n_forgets)
+  gapless.undo(tx)
   local err = ...
   check()
   local is_final = not is_err(err) or PASSES[err.code] or is_rerunnable(err) or remedy_of(tx, err)

@@ -248,7 +248,8 @@ function tx:page(sql, options, ...) end
 ---@return chowk.pg.row[][]
 function tx:all(list) end
 
----The next number of a series without gaps (seq.gapless), in its format. Take it last: others wait for this commit.
+---The next number of a series without gaps (seq.gapless), in its format. Others wait for this commit, so it comes last:
+---afterwards there are `tx:defer`, `tx:commit` and further numbers only.
 ---@param series string "invoice", or "invoice/2025-26" for a period that has ended
 ---@return string
 function tx:gapless(series) end
