@@ -84,7 +84,7 @@ return {
 
   seq = {
     formats = { order = "PC{fy}-{n:6}" },   -- PC2627-000123: at most 16 characters, as a GST invoice allows
-    -- gapless = { invoice = "INV{fy}/{n:6}" },   -- for tx:gapless: counted in the transaction, without gaps
+    gapless = { invoice = "INV{fy}/{n:6}", credit_note = "CN{fy}/{n:6}" },   -- counted in the transaction: no gaps
   },
 
   jobs = {
@@ -119,6 +119,9 @@ return {
       free_above_paise = 0,  -- … below this subtotal
     },
     razorpay_account = env("RAZORPAY_ACCOUNT_ID", ""),   -- when set, webhooks of other accounts are parked
-    admin_token = env("ADMIN_TOKEN", ""),   -- allows PATCH /api/admin/products/:slug; unset: that route does not exist
+    admin_token = env("ADMIN_TOKEN", ""),   -- opens /api/admin/…; unset: those routes do not exist
+    auth = {
+      jwt_secret = env("SUPABASE_JWT_SECRET", ""),   -- the project's: customers may sign in; unset: all are guests
+    },
   },
 }

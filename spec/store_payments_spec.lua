@@ -387,7 +387,8 @@ describe("a payment", function()
       local order, payment_id = given_up(1), shop.payment_id()
       hook("payment.captured", order, payment_id)
       becomes("expired/paid", order)
-      local job = s:sql("SELECT args FROM jobs WHERE kind = 'refund.send' AND unique_key = '" .. payment_id .. "'")[1]
+      local job = s:sql("SELECT args FROM jobs WHERE kind = 'refund.send' AND unique_key = 'late-"
+        .. payment_id .. "'")[1]
       assert.equal(order.total_paise, job.args.amount_paise)
     end)
   end)

@@ -198,7 +198,7 @@ end
 -- @raise illegal_transition, at once. Does not yield.
 function Machine:statements(state, id, name, options)
   local move, data = find_move(self, name), check_options(self, "statements", options)
-  if not move.from[state] then refuse(self, name, tostring(state), move) end
+  self:expect(state, name)
   local columns, values = further(options.set)
   local list = { { statement_of(self, LOCKED_SQL, columns), id, move.to, state, self.name .. "." .. name, options.actor,
     pg.jsonb(data), unpack(values, 1, #columns) } }
@@ -206,6 +206,12 @@ function Machine:statements(state, id, name, options)
     list[#list + 1] = jobs.statement(job, { id = id, from = state, to = move.to, move = name, data = data })
   end
   return list
+end
+
+--- Raises illegal_transition unless this move may begin in that state. Does not yield.
+function Machine:expect(state, name)
+  local move = find_move(self, name)
+  if not move.from[state] then refuse(self, name, tostring(state), move) end
 end
 
 --- May this move begin in that state? Does not yield.

@@ -45,7 +45,7 @@ jobs.cron("*/5 * * * *", IST, "payment.reconcile")
 jobs.define("refund.reconcile", { unique = true, concurrency = 1, timeout = "4m" }, function()
   if config.get "payments.confirm" ~= "fetch" then return end
   settlement.reconcile_refunds(function(refund)
-    jobs.enqueue("refund.send", refund, { unique = refund.payment_id })
+    jobs.enqueue("refund.send", refund, { unique = refund.key })
   end)
 end)
 jobs.cron("*/15 * * * *", IST, "refund.reconcile")

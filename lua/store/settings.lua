@@ -9,6 +9,7 @@ end
 
 return {
   development = config.development,
+  shop_name = given.shop.name,
   shop_state = given.shop.state,
   payment_minutes = given.orders.payment_minutes,
   authorized_days = given.orders.authorized_days,
@@ -18,4 +19,5 @@ return {
   shipping_free_above_paise = given.shipping.free_above_paise,
   razorpay_account = unless_empty(given.razorpay_account),
   admin_token = unless_empty(given.admin_token),
+  jwt_secret = unless_empty(given.auth.jwt_secret),
 }

@@ -39,6 +39,11 @@ function Machine:move(tx, id, name, options) end
 ---@return chowk.pg.statement[]
 function Machine:statements(state, id, name, options) end
 
+---Raises illegal_transition unless this move may begin in that state.
+---@param state string
+---@param name string
+function Machine:expect(state, name) end
+
 ---@param state string
 ---@param name string
 ---@return boolean

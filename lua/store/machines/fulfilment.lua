@@ -8,7 +8,7 @@ return machine.define {
   moves = {
     process = { from = { "unfulfilled" }, to = "processing" },
     stop = { from = { "processing" }, to = "unfulfilled" },   -- back into the hands of who may cancel it
-    ship = { from = { "processing" }, to = "shipped" },
+    ship = { from = { "processing" }, to = "shipped", jobs = { "order.mail", "credit_note.issue" } },
     deliver = { from = { "shipped" }, to = "delivered" },
     take_back = { from = { "shipped", "delivered" }, to = "returned" },
   },

@@ -1,6 +1,8 @@
 --- An order's money. paid is left only by refunds; a failure is no end: banks say yes after a no.
 local machine = require "chowk.machine"
 
+local GIVES_BACK = { "paid", "partially_refunded" }
+
 return machine.define {
   name = "payment", table = "orders", column = "payment_status",
   events = { table = "order_events", key = "order_id" },
@@ -10,7 +12,7 @@ return machine.define {
     authorize = { from = { "unpaid", "failed" }, to = "authorized" },
     capture = { from = { "unpaid", "authorized", "failed" }, to = "paid" },
     lapse = { from = { "authorized" }, to = "failed" },   -- never captured; the bank has it back
-    refund_part = { from = { "paid", "partially_refunded" }, to = "partially_refunded" },
-    refund = { from = { "paid", "partially_refunded" }, to = "refunded" },
+    refund_part = { from = GIVES_BACK, to = "partially_refunded", jobs = { "credit_note.issue" } },
+    refund = { from = GIVES_BACK, to = "refunded", jobs = { "credit_note.issue" } },
   },
 }

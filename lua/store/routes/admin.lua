@@ -1,27 +1,16 @@
---- The little administration there is before sign-in: a product's fields, behind a shared token.
--- Without settings.admin_token the route answers as if it did not exist.
+--- What the shop's people do with the catalogue: a product's fields.
 local app = require "chowk.app"
-local crypto = require "chowk.crypto"
 local t = require "chowk.schema"
+local admin_token = require "store.admin_token"
 local product = require "store.workflows.product"
-local settings = require "store.settings"
 
 local routes = app.routes()
 
 local MAX_PRICE = 1e9   -- one crore rupees: 99 of it are a line that policies/gst.lua splits exactly
 
--- As `auth` it runs before validation: whoever has no token learns nothing of the body's form either.
-local function must_be_admin(req)
-  local expected = settings.admin_token
-  local given = (req:header("Authorization") or ""):match("^Bearer (.+)$")
-  if not expected then app.fail(404, "not_found", "There is nothing here.") end
-  if not given or not crypto.equal(given, expected) then app.fail(403, "forbidden", "This needs the admin token.") end
-  return "admin"
-end
-
 routes:patch("/api/admin/products/:slug", {
   summary = "Change a product", limit = "auth",
-  auth = must_be_admin,
+  auth = admin_token.check,
   params = { slug = t.slug() },
   body = t.object {
     name = t.optional(t.string { min = 1, max = 200, pattern = "^%C+$" }),

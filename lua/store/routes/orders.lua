@@ -1,9 +1,14 @@
---- POST /api/orders, and a guest's way back to the order.
+--- Orders of buyers: placed, read, listed, cancelled. Guests prove theirs with `Authorization: Order <token>`, users
+-- sign in.
 local app = require "chowk.app"
 local log = require "chowk.log"
+local pg = require "chowk.pg"
 local t = require "chowk.schema"
-local guest_token = require "store.guest_token"
+local buyer = require "store.buyer"
+local cancel = require "store.workflows.cancel"
+local moving = require "store.routes.moving"
 local order = require "store.workflows.order"
+local orders = require "store.orders"
 local place_of_supply = require "store.policies.place_of_supply"
 local settings = require "store.settings"
 
@@ -37,18 +42,20 @@ local new_order = t.object {
 
 routes:post("/api/orders", {
   summary = "Place an order (Idempotency-Key required)", limit = "orders", body = new_order,
-  idempotent = true, guest = "body.email",
+  auth = buyer.anybody, idempotent = true, guest = "body.email",
 }, function(req, tx)
   local body = req:json()
   local state = place_of_supply.code(body.shipping_address.state)
   if not state then app.fail(422, "unknown_state", "shipping_address.state is not a state of India.") end
   local coupon = body.coupon and body.coupon:match("^%s*(.-)%s*$"):upper()
+  if req.user.user_id then tx:defer(buyer.statements(req.user, body.email)) end
   local placed = order.place(tx, {
     items = body.items,
     email = body.email,
     shipping_address = body.shipping_address,
     place_of_supply = state,
     coupon = coupon ~= "" and coupon or nil,
+    user_id = req.user.user_id,
   })
   return 201, placed, { Location = "/api/orders/" .. placed.number }
 end)
@@ -59,13 +66,28 @@ app.on_start(function()
   end
 end)
 
---- Whoever has no valid token learns nothing, not even whether the number exists.
+local NUMBER = { number = t.string { max = 64 } }   -- anything: what is none, nobody has
+
+local function not_found() app.fail(404, "order_not_found", "There is no such order.") end
+
+routes:get("/api/orders", {
+  summary = "The orders of who is signed in, the newest first", limit = "public", auth = buyer.user,
+  query = { cursor = t.optional(t.string { max = 256 }), limit = t.integer { min = 1, max = 100, default = 20 } },
+}, function(req) return orders.of_user(req.user.id, req.query) end)
+
 routes:get("/api/orders/:number", {
-  summary = "An order, for its guest (Authorization: Order <token>)", limit = "public",
-}, function(req)
-  local number, hash = req.params.number:match("^[%w-]+$"), guest_token.hash_from(req)
-  return number and hash and order.find(number, hash)
-    or app.fail(404, "order_not_found", "There is no such order.")
-end)
+  summary = "An order, for its buyer", limit = "public", auth = buyer.owner, params = NUMBER,
+}, function(req) return orders.find(req.params.number, req.user) or not_found() end)
+
+routes:post("/api/orders/:number/cancel", {
+  summary = "Cancel an order that is not being made ready yet; paid money goes back", limit = "order_payments",
+  auth = buyer.owner, params = NUMBER,
+}, moving(function(req)
+  local number = req.params.number
+  pg.tx(function(tx)
+    cancel.cancel(tx, orders.lock(tx, number, req.user) or not_found(), { actor = "customer" })
+  end)
+  return orders.state(number)
+end))
 
 return routes

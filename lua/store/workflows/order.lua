@@ -207,20 +207,4 @@ function M.place(tx, request)
   return describe(order)
 end
 
---- An order as its buyer sees it.
--- @param number string  @param token_hash string  hex
--- @return raw JSON, or nil for both "no such order" and "not yours". Yields.
-function M.find(number, token_hash)
-  return pg.json_one([[
-    SELECT o.order_number AS number, o.state AS status, o.payment_status, o.currency,
-           o.subtotal_paise, o.discount_paise, o.shipping_paise, o.tax_paise, o.total_paise, o.refunded_paise,
-           o.coupon_code AS coupon, o.email, o.shipping_address, o.razorpay_order_id, o.carrier, o.tracking_number,
-           o.created_at, o.updated_at,
-           (SELECT json_agg(json_build_object('sku', i.sku, 'name', i.name, 'variant', i.variant,
-                                              'quantity', i.quantity, 'unit_price_paise', i.unit_price_paise)
-                            ORDER BY i.id)
-            FROM order_items i WHERE i.order_id = o.id) AS items
-    FROM orders o WHERE o.order_number = $1 AND o.access_token_hash = decode($2, 'hex')]], number, token_hash)
-end
-
 return M

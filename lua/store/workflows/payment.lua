@@ -5,13 +5,13 @@
 -- store.machines.payment and .order. The caller commits.
 local app = require "chowk.app"
 local config = require "chowk.config"
-local jobs = require "chowk.jobs"
 local log = require "chowk.log"
 local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
 local order_machine = require "store.machines.order"
 local payment_machine = require "store.machines.payment"
 local coupon = require "store.workflows.coupon"
+local refund_request = require "store.workflows.refund_request"
 local stock = require "store.workflows.stock"
 
 local M = {}
@@ -75,8 +75,8 @@ local function revive(tx, order, news, last)
     move_order(order, "revive", news, last)
     return "confirmed"
   end
-  local refund = { payment_id = news.payment_id, amount_paise = news.amount_paise, order_number = order.order_number }
-  last[#last + 1] = jobs.statement("refund.send", refund, { unique = news.payment_id })   -- defined in store/jobs.lua
+  append(last, refund_request.statements { payment_id = news.payment_id, amount_paise = news.amount_paise,
+    order_number = order.order_number, key = "late-" .. news.payment_id, reason = "paid after the order had ended" })
   return order.status
 end
 

@@ -35,16 +35,27 @@ function M.reserve(lines)
     FROM unnest($1::text[], $2::int[]) AS w (sku, quantity) WHERE v.sku = w.sku AND v.track]], skus, quantities }
 end
 
---- Statement: gives an order's pieces back.
-function M.release(order_id)
-  return { [[
+local function update(set)
+  return [[
     WITH l AS MATERIALIZED (
       SELECT sku FROM inventory
       WHERE track AND sku IN (SELECT sku FROM order_items WHERE order_id = $1::uuid) ORDER BY sku FOR UPDATE),
     w AS (SELECT sku, sum(quantity)::int AS quantity FROM order_items WHERE order_id = $1::uuid GROUP BY sku)
-    UPDATE inventory v SET reserved = greatest(v.reserved - w.quantity, 0)
-    FROM l JOIN w ON w.sku = l.sku WHERE v.sku = l.sku]], order_id }
+    UPDATE inventory v SET ]] .. set .. [[ FROM l JOIN w ON w.sku = l.sku WHERE v.sku = l.sku]]
 end
+
+local RELEASE = update "reserved = greatest(v.reserved - w.quantity, 0)"
+local SHIP = update "on_hand = greatest(v.on_hand - w.quantity, 0), reserved = greatest(v.reserved - w.quantity, 0)"
+local RESTOCK = update "on_hand = v.on_hand + w.quantity"
+
+--- Statement: gives an order's reserved pieces back.
+function M.release(order_id) return { RELEASE, order_id } end
+
+--- Statement: an order's reserved pieces leave the house.
+function M.ship(order_id) return { SHIP, order_id } end
+
+--- Statement: they are back, and can be sold again.
+function M.restock(order_id) return { RESTOCK, order_id } end
 
 --- Takes an order's pieces again after they were given back (a payment that came too late).
 -- @return boolean  false when something is sold out; nothing is taken then. Yields.

@@ -1,0 +1,69 @@
+--- Money to be given back. What may still be given back is counted under the order's lock, and the request is stored
+-- with the key under which Razorpay is asked, in the transaction of what it is for. A job asks (settlement.refund).
+local app = require "chowk.app"
+local crypto = require "chowk.crypto"
+local jobs = require "chowk.jobs"
+
+local M = {}
+
+local REQUEST = [[
+  INSERT INTO refunds (payment_id, idem_key, amount_paise, reason)
+  SELECT id, $2, $3, $4 FROM payments WHERE razorpay_payment_id = $1
+  ON CONFLICT (idem_key) DO NOTHING]]
+
+--- Statements: one refund, once per key.
+-- @param refund table {payment_id, amount_paise, order_number, key, reason}   payment_id is Razorpay's
+function M.statements(refund)
+  return {
+    { REQUEST, refund.payment_id, refund.key, refund.amount_paise, refund.reason },
+    jobs.statement("refund.send", refund, { unique = refund.key }),   -- defined in store/jobs.lua
+  }
+end
+
+-- Failed refunds gave nothing back; all others count from the moment they were asked for.
+local CAPTURED = [[
+  SELECT p.razorpay_payment_id AS payment_id, p.amount_paise - coalesce((
+           SELECT sum(r.amount_paise) FROM refunds r WHERE r.payment_id = p.id AND r.status <> 'failed'), 0)::bigint
+           AS left_paise
+  FROM payments p WHERE p.order_id = $1::uuid AND p.status IN ('captured', 'refunded') ORDER BY p.id]]
+
+--- Statements: all that is left of an order's payments goes back.
+-- @param tx transaction  that has locked the order  @param order row {id, order_number}  @param reason string. Yields.
+function M.everything(tx, order, reason)
+  local list = {}
+  for _, p in ipairs(tx:query(CAPTURED, order.id)) do
+    if p.left_paise > 0 then
+      local statements = M.statements { payment_id = p.payment_id, amount_paise = p.left_paise, reason = reason,
+        order_number = order.order_number, key = "all-" .. p.payment_id .. "-" .. order.version }
+      for _, statement in ipairs(statements) do list[#list + 1] = statement end
+    end
+  end
+  return list
+end
+
+-- The payment that is named, or the first of which something is left.
+local function choose(captured, payment_id)
+  for _, p in ipairs(captured) do
+    if payment_id == p.payment_id or not payment_id and p.left_paise > 0 then return p end
+  end
+end
+
+--- Requests one refund, whole or in part.
+-- @param tx transaction  that has locked the order  @param order row {id, order_number}
+-- @param request table {payment_id?, amount_paise?, reason}   default: all that is left of the first payment
+-- @return table {payment_id, amount_paise, reason, status}
+-- Fails with 409 nothing_to_refund, refund_too_large (left_paise). Yields.
+function M.request(tx, order, request)
+  local p = choose(tx:query(CAPTURED, order.id), request.payment_id)
+  if not p or p.left_paise <= 0 then app.fail(409, "nothing_to_refund", "There is no money to give back.") end
+  local amount = request.amount_paise or p.left_paise
+  if amount > p.left_paise then
+    app.fail(409, "refund_too_large", ("%d paise are left to give back."):format(p.left_paise),
+      { left_paise = p.left_paise })
+  end
+  tx:defer(M.statements { payment_id = p.payment_id, amount_paise = amount, order_number = order.order_number,
+    key = "ask-" .. crypto.uuid(), reason = request.reason })
+  return { payment_id = p.payment_id, amount_paise = amount, reason = request.reason, status = "requested" }
+end
+
+return M
