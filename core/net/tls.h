@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/err.h"
+#include "base/slice.h"
 
 struct tls_opts {
     const char *ca_file;   /* PEM; only these are trusted. NULL: the system's store (SSL_CERT_FILE, SSL_CERT_DIR) */
