@@ -3,6 +3,7 @@ local server = require "spec.support.server"
 local redis = require "spec.support.redis"
 local exposition = require "spec.support.exposition"
 local http = require "spec.support.http"
+local proxy = require "spec.support.proxy"
 local socket = require "socket"
 
 local eventually = server.eventually
@@ -193,7 +194,7 @@ end
 local function close_gate(s, name) s:exec("INSERT INTO gates VALUES ('" .. name .. "')") end
 local function open_gate(s, name) s:exec("DELETE FROM gates WHERE name = '" .. name .. "'") end
 
--- Sends a request whose answer is read later: → function that waits for it.
+-- Sends a request whose answer is read later: → function that waits for it, its socket.
 local function begin(s, path, method)
   local sock = assert(socket.connect("127.0.0.1", s.port))
   sock:settimeout(30)
@@ -202,7 +203,7 @@ local function begin(s, path, method)
     local text = sock:receive("*a")
     sock:close()
     return http.parse(text or "")
-  end
+  end, sock
 end
 
 local function await_loads(s, key, n)
@@ -432,6 +433,20 @@ describe("chowk.cache over workers and machines", function()
     assert.equal(1, n_loads(a, "t1"))
   end)
 
+  it("lets none of a thousand wait while one loads what has gone stale", function()
+    local list = {}
+    assert.equal(0, v(a, "t14", "?ttl=0.05&stale=600"))
+    a:post("/raw/t14", { json = { v = 1 } })
+    socket.sleep(0.06)                -- the ttl itself
+    close_gate(a, "stale")
+    for i = 1, 1000 do list[i] = { "GET", "/things/t14?ttl=600&stale=600&gate=stale" } end
+    for _, answer in ipairs(a:parallel(list)) do assert.same({ 200, 0 }, { answer.status, answer.json.v }) end
+    await_loads(a, "t14", 2)          -- one of them, which the gate still holds
+    open_gate(a, "stale")
+    eventually("the new value", function() return v(a, "t14") == 1 end)
+    assert.equal(2, n_loads(a, "t14"))
+  end)
+
   it("finds in Redis what another machine has loaded", function()
     assert.equal(0, v(a, "t2"))
     assert.equal(0, v(b, "t2"))       -- b has a database of its own: it did not ask it
@@ -479,6 +494,21 @@ describe("chowk.cache over workers and machines", function()
     assert.equal(0, v(a, "t5"))
     eventually("its claim is gone", function() return a:get("/stats").json.in_flight == 0 end)
     open_gate(a, "kill")
+  end)
+
+  it("hands on at once what somebody was to load who goes away", function()
+    local p = proxy.start("127.0.0.1:" .. node.port)
+    local c = start { workers = 1, redis_url = "redis://127.0.0.1:" .. p.port }
+    finally(function() c:stop() p:stop() end)
+    local function in_flight() return c:get("/stats").json.in_flight end
+    assert.equal(0, v(c, "t20"))      -- the connection and its scripts are there
+    eventually("nothing under way", function() return in_flight() == 0 end)
+    p:tell("halve thing:t30")         -- of three answers one arrives: the order to load
+    local _, sock = begin(c, "/many?ids=t30,t31,t32")
+    eventually("half an answer", function() return p:tell("trapped") == "1" end)
+    sock:setoption("linger", { on = true, timeout = 0 }) -- a reset, not a half-close, before Redis is given up
+    sock:close()
+    eventually("nothing under way", function() return in_flight() == 0 end)
   end)
 
   it("answers the operator", function()

@@ -107,6 +107,14 @@ static void on_end(struct vm_owned *owned)
     ticket->load = NULL;
 }
 
+static void abandon(struct ticket *ticket)
+{
+    vm_disown(&ticket->owned);
+    if (ticket->load)
+        cache_load_abandon(ticket->load);
+    ticket->load = NULL;
+}
+
 static void push_ticket(lua_State *L, struct cache_load *load)
 {
     struct ticket *ticket = lua_newuserdata(L, sizeof(*ticket));
@@ -281,14 +289,31 @@ static void on_item(void *data, const struct cache_outcome *outcome)
     co_wake(co, 2);
 }
 
+/* The loads that had been handed to him go on to others now, not when the results are collected. */
+static void abandon_results(struct many *many, lua_State *L)
+{
+    lua_checkstack(L, 8);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, many->ref_results);
+    for (int i = 1; i <= many->n_items; i++) {
+        lua_rawgeti(L, -1, 2 * i);
+        struct ticket *ticket = luaL_testudata(L, -1, TICKET_META);
+        if (ticket)
+            abandon(ticket);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+}
+
 static void cancel_many(struct co *co, void *data)
 {
     struct many *many = data;
-    for (int i = 0; many && i < many->n_items; i++)
+    if (!many)
+        return;
+    for (int i = 0; i < many->n_items; i++)
         if (many->items[i].wait)
             cache_wait_cancel(many->items[i].wait);
-    if (many)
-        many_free(many, co_stack(co));
+    abandon_results(many, co_stack(co));
+    many_free(many, co_stack(co));
 }
 
 /* wait_many(keys, tags | nil, mode) → true, {outcome, value | ticket, …}, or false, err */
@@ -388,11 +413,7 @@ static int fail(lua_State *L)
 
 static int drop_ticket(lua_State *L)
 {
-    struct ticket *ticket = lua_touserdata(L, 1);
-    vm_disown(&ticket->owned);
-    if (ticket->load)
-        cache_load_abandon(ticket->load);
-    ticket->load = NULL;
+    abandon(lua_touserdata(L, 1));
     return 0;
 }
 

@@ -9,13 +9,14 @@
 --   delay MS         forward that much later
 --   trap seen TEXT   the next time a client sends TEXT: forward it, drop the server's answer, cut; \0 is a zero byte
 --   trap unseen TEXT the same without forwarding it
+--   halve TEXT       the next time a client sends TEXT: forward half of the server's answer, then swallow everything
 --   count            connections open now
 --   trapped          how many traps have sprung
 --   stop             end
 local socket = require "socket"
 
 local target = assert(arg[1], "usage: luajit tests/fault/proxy.lua TARGET")
-local mode, delay, trap, trapped = "pass", 0, nil, 0
+local mode, delay, trap, halve, trapped = "pass", 0, nil, nil, 0
 local ends = {} -- socket → { peer, out = list of { text, due }, is_client, pair }
 
 local function connect_target()
@@ -60,6 +61,12 @@ local function spring(this, data)
   trap = nil
 end
 
+local function cut_in_half(this, data)
+  trapped = trapped + 1
+  push(this.peer, data:sub(1, #data / 2))
+  this.pair.is_lost = true
+end
+
 local function on_data(sock, this, data)
   if mode == "drop" then this.pair.is_lost = true end
   if this.pair.is_lost then return end
@@ -67,7 +74,10 @@ local function on_data(sock, this, data)
     if not this.is_client then close_pair(sock) end
   elseif this.is_client and trap and data:find(trap.text, 1, true) then
     spring(this, data)
+  elseif this.pair.is_halved and not this.is_client then
+    cut_in_half(this, data)
   else
+    if this.is_client and halve and data:find(halve, 1, true) then this.pair.is_halved, halve = true, nil end
     push(this.peer, data)
   end
 end
@@ -108,6 +118,7 @@ function commands.trap(rest)
   local how, text = rest:match("^(%w+) (.+)$")
   trap = { is_seen = how == "seen", text = text:gsub("\\0", "\0") }
 end
+function commands.halve(text) halve = text end
 function commands.count()
   local n = 0
   for _, this in pairs(ends) do n = n + (this.is_client and 1 or 0) end
