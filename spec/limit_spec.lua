@@ -1,6 +1,7 @@
 -- Rate limits on a real server: exact over several workers and over two servers on one Redis, all or none, what happens
 -- without Redis, and the shop's own classes.
 local server = require "spec.support.server"
+local holder = require "spec.support.holder"
 local exposition = require "spec.support.exposition"
 local http = require "spec.support.http"
 local redis = require "spec.support.redis"
@@ -145,6 +146,23 @@ describe("chowk.limit, otherwise", function()
     local off = start { mode = "off" }
     finally(function() s:stop() off:stop() end)
     assert.is_nil(off:get("/orders/A").headers["ratelimit"])
+  end)
+
+  it("stalls nobody when a process dies, or stands still, with all its locks in hand", function()
+    local admin = server.free_port()
+    local s = start { workers = 4, admin = "127.0.0.1:" .. admin }
+    finally(function() s:stop() end)
+    assert.truthy(holder.die(s, "chowk-limit") >= 64)
+    assert.same({ [200] = 100, [429] = 300 }, statuses(s:parallel(gets("/exact", 400)))) -- empty, and exact again
+    server.eventually("the figure", function() return metrics(admin)("limit_orphaned_total") >= 1 end)
+    local held = holder.stop(s, "chowk-limit")
+    assert.truthy(held.n_locks >= 64)
+    assert.same({ [200] = 200 }, statuses(s:parallel(gets("/many", 200)))) -- let pass, or counted where no lock is held
+    server.eventually("the figure", function()
+      return metrics(admin)("limit_store_failures_total", { store = "memory" }) >= 200
+    end)
+    held:kill()
+    assert.equal('"exact";r=99', s:get("/exact").headers["ratelimit"]:match('^"exact";r=%d+')) -- empty once more
   end)
 
   it("refuses nothing in a dry run, whatever the store does, and counts what it saw", function()

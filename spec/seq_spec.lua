@@ -1,5 +1,6 @@
 -- chowk.seq: formatted numbers, unique over workers, restarts and kills, in and out of transactions.
 local server = require "spec.support.server"
+local holder = require "spec.support.holder"
 local socket = require "socket"
 
 local CHOWK = os.getenv "CHOWK"
@@ -12,6 +13,11 @@ routes:get("/many", function()
   local list = {}
   for i = 1, 50 do list[i] = seq.value("order") end
   return { numbers = list }
+end)
+routes:get("/block", function()
+  local list = {}
+  for i = 1, 500 do list[i] = seq.next("order") end
+  return table.concat(list, " ")
 end)
 routes:get("/ticket", function() return { number = seq.value("ticket") } end)
 routes:get("/pure", function() return { colon = seq.next("receipt") } end)
@@ -179,6 +185,18 @@ describe("chowk.seq", function()
     gather(seen, s:parallel(requests("/many", 20)))
   end)
 
+  it("stays unique when a process dies, or stands still, with all its locks in hand", function()
+    local seen = {}
+    s:restart() -- locks that nobody has held yet
+    assert.truthy(holder.die(s, "chowk-seq") > 0)
+    gather(seen, s:parallel(requests("/many", 20)))
+    local held = holder.stop(s, "chowk-seq")
+    assert.truthy(held.n_locks > 0)
+    gather(seen, s:parallel(requests("/many", 20)))
+    held:kill()
+    gather(seen, s:parallel(requests("/many", 20)))
+  end)
+
   it("is one memory for all workers", function()
     local inodes = {}
     for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do
@@ -187,6 +205,29 @@ describe("chowk.seq", function()
     end
     assert.equal(2, #inodes)
     assert.equal(inodes[1], inodes[2])
+  end)
+end)
+
+describe("chowk.seq on two machines with one PostgreSQL", function()
+  it("gives no number twice in a hundred thousand, asked at once", function()
+    local a = server.start { app = APP, config = CONFIG }
+    local b = server.start { app = APP, config = CONFIG, url = function() return a.database_url end }
+    finally(function() b:stop() a:stop() end)
+    a:exec(schema())
+    local seen, n, n_asked, from = {}, 0, 0, { a.port, b.port }
+    local calls = a:flow(16, function()
+      n_asked = n_asked + 1
+      return n_asked <= 200 and { "GET", "/block", nil, port = from[n_asked % 2 + 1] } or nil
+    end, function(_, answer)
+      assert.equal(200, answer.status, answer.body)
+      for number in answer.body:gmatch("%S+") do
+        assert.is_nil(seen[number], number)
+        seen[number], n = true, n + 1
+      end
+    end)
+    assert.same({ 200, 100000 }, { calls, n })
+    local value = a:sql("SELECT value FROM sequences WHERE name = 'order'")[1].value
+    assert.truthy(value >= n and value <= n + 20000, value) -- leased ahead, by both, and not without bound
   end)
 end)
 
