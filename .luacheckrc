@@ -6,5 +6,6 @@ files["spec"] = { std = "luajit+busted" }
 files["tests/soak"] = { std = "luajit+busted" }
 files["conf"] = { read_globals = { "env", "file" } }
 files["examples/*/conf"] = { read_globals = { "env", "file" } }
+files["tests/bench/chowk/conf"] = { read_globals = { "env", "file" } }
 exclude_files = { "build", "var", "tests/bench/node_modules" }
 files["tests/bench/wrk"] = { read_globals = { "wrk" }, globals = { "request", "init", "done" } }

@@ -2,92 +2,63 @@
 // each round one wrk run per contestant one after the other, so that a ratio compares neighbours in time. Prints rps, p50, p99,
 // server CPU µs per request, peak memory and the ratios (median of the rounds' ratios), and writes RESULTS.md.
 //
-//   node bench.js [--jobs json,product] [--rounds 5] [--seconds 4] [--write]
+//   node bench.js [--jobs json,product] [--only chowk,fastify] [--rounds 5] [--seconds 4] [--write]
+//
+// The environment says the same: JOBS="list order" PEERS="chowk fastify" ROUNDS=3 SECONDS=2. Without a choice of jobs or peers
+// the results are written.
 import { execFileSync, spawn } from 'node:child_process';
 import crypto from 'node:crypto';
 import fs from 'node:fs';
-import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { REDIS_SOCKET, SECRET, reloadEachSecond, start, stop, usage } from './contestants.js';
+import { idle } from './idle.js';
 import { limits } from './limits.js';
 
 const here = import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathname);
+const { env } = process;
 const { values: opt } = parseArgs({ options: {
-  jobs: { type: 'string', default: 'json,static,cached,l1,product,list,order,verify' }, rounds: { type: 'string', default: '5' },
-  seconds: { type: 'string', default: '4' }, connections: { type: 'string', default: '64' }, write: { type: 'boolean', default: false },
-  only: { type: 'string' } } });
+  jobs: { type: 'string', default: env.JOBS }, only: { type: 'string', default: env.PEERS },
+  rounds: { type: 'string', default: env.ROUNDS || '5' }, seconds: { type: 'string', default: env.SECONDS || '4' },
+  connections: { type: 'string', default: '64' }, write: { type: 'boolean', default: false } } });
+const listOf = (text) => (text ?? '').split(/[\s,]+/).filter(Boolean);
+const rounds = Number(opt.rounds), seconds = Number(opt.seconds);
 const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'chowk-bench.'));
-const SECRET = 'development_key_secret';
-const redisSocket = process.env.TEST_REDIS_SOCKET;
-const psql = (db, ...args) => execFileSync('psql', [`postgresql:///${db}?host=${process.env.TEST_PG_DIR}&user=chowk`, '-XqAt', '-v', 'ON_ERROR_STOP=1', ...args]);
+const psql = (db, ...args) => execFileSync('psql', [`postgresql:///${db}?host=${env.TEST_PG_DIR}&user=chowk`, '-XqAt', '-v', 'ON_ERROR_STOP=1', ...args]);
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor((list.length - 1) / 2)];
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // ---- the jobs: path for a GET, or a wrk script; which contestants can do it ----------------------------------
-const OWN_JSON = 'our json';
+const OWN_JSON = 'chowk, json', IN_REDIS = 'chowk, redis', RELOADING = 'chowk, reloading';
+const PEERS = ['fastify', 'express'];
 const jobs = {
-  json: { path: '/json', who: ['chowk', 'nginx', 'fastify', 'express'] },
+  json: { path: '/json', who: ['chowk', 'nginx', ...PEERS] },
   static: { path: '/static', who: ['nginx'] },
-  cached: { script: 'cached', who: ['chowk', 'nginx', 'fastify', 'express'] },
+  cached: { script: 'cached', who: ['chowk', 'nginx', ...PEERS] },
   l1: { script: 'l1', who: ['chowk', OWN_JSON] }, // a hit in shared memory, beside our own JSON job
-  product: { script: 'product', who: ['chowk', 'fastify', 'express'] },
-  list: { script: 'list', who: ['chowk', 'fastify', 'express'] },
-  order: { script: 'order', who: ['chowk', 'fastify', 'express'] },
-  verify: { script: 'verify', who: ['chowk', 'fastify', 'express'] },
+  product: { script: 'product', who: ['chowk', ...PEERS] },
+  list: { script: 'list', who: ['chowk', ...PEERS] },
+  order: { script: 'order', who: ['chowk', ...PEERS] },
+  once: { script: 'once', who: ['chowk', ...PEERS] }, // an order under an Idempotency-Key
+  verify: { script: 'verify', who: ['chowk', ...PEERS] },
+  number: { path: '/number', who: ['chowk', ...PEERS] },
+  limit: { path: '/limited', who: ['chowk', ...PEERS] },
+  limit_redis: { path: '/limited-redis', who: [IN_REDIS, ...PEERS] },
+  reload: { path: '/json', who: ['chowk', RELOADING] },
+  idle: { who: ['chowk', 'nginx', ...PEERS] }, // memory, not time: a table of its own
 };
+// Contestants that are a known one otherwise: another job, another path, reloads meanwhile.
+const variants = { [OWN_JSON]: { server: 'chowk', job: 'json' }, [IN_REDIS]: { path: '/limited' }, [RELOADING]: { server: 'chowk', reloads: true } };
 
-// ---- the contestants -------------------------------------------------------------------------------------------
-const freePort = () => new Promise((resolve) => {
-  const probe = net.createServer().listen(0, '127.0.0.1', () => { const { port } = probe.address(); probe.close(() => resolve(port)); });
-});
-
-function start(name, db, port) {
-  const env = { ...process.env, BENCH_DB: db, BENCH_SECRET: SECRET, PORT: String(port), NODE_ENV: 'production', LIMITS: 'off',
-    DATABASE_URL: `postgresql:///${db}?host=${process.env.TEST_PG_DIR}&user=chowk`, REDIS_URL: `unix://${redisSocket}` };
-  const log = fs.openSync(path.join(dir, name + '.log'), 'a');
-  const run = (cmd, args, cwd) => spawn(cmd, args, { env, cwd, stdio: ['ignore', log, log] });
-  if (name === 'chowk') return run(process.env.CHOWK, ['serve'], path.join(here, 'chowk'));
-  if (name !== 'nginx') return run('node', [name + '.js'], path.join(here, 'peers'));
-  const conf = path.join(dir, 'nginx.conf');
-  const names = { '@DIR@': dir, '@PORT@': port, '@REDIS@': redisSocket };
-  fs.writeFileSync(conf, fs.readFileSync(path.join(here, 'peers/nginx.conf'), 'utf8').replace(/@\w+@/g, (k) => names[k]));
-  return run('/usr/sbin/nginx', ['-e', path.join(dir, 'nginx.log'), '-c', conf, '-p', dir], dir);
-}
-
-async function ready(port, child, name) {
-  for (let i = 0; i < 300 && child.exitCode === null; i++) {
-    const ok = await new Promise((resolve) => {
-      const c = net.connect(port, '127.0.0.1', () => { c.destroy(); resolve(true); }).on('error', () => resolve(false));
-    });
-    if (ok) return;
-    await sleep(50);
-  }
-  throw new Error(`${name} did not start:\n` + fs.readFileSync(path.join(dir, name + '.log'), 'utf8'));
-}
-
-// CPU and memory of a process and all its descendants (nginx and chowk have a master).
-function family(pid) {
-  const kids = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').filter(Boolean);
-  return [pid, ...kids.flatMap((kid) => family(Number(kid)))];
-}
-function usage(pid) {
-  let ticks = 0, peak = 0;
-  for (const p of family(pid)) {
-    const fields = fs.readFileSync(`/proc/${p}/stat`, 'utf8').replace(/.*\) /, '').split(' ');
-    ticks += Number(fields[11]) + Number(fields[12]);
-    peak += Number(/VmHWM:\s+(\d+)/.exec(fs.readFileSync(`/proc/${p}/status`, 'utf8'))?.[1] ?? 0);
-  }
-  return { cpu: ticks / 100, peak };
-}
-
+// ---- one measurement -------------------------------------------------------------------------------------------
 async function wrk(wanted, name, port, seconds) {
-  const job = name === OWN_JSON ? 'json' : wanted;
-  const script = path.join(dir, job + '.lua');
-  const head = jobs[job].script ? fs.readFileSync(path.join(here, 'wrk', jobs[job].script + '.lua'), 'utf8') : '';
+  const job = jobs[variants[name]?.job ?? wanted];
+  const script = path.join(dir, wanted + '.lua');
+  const head = job.script ? fs.readFileSync(path.join(here, 'wrk', job.script + '.lua'), 'utf8') : '';
   fs.writeFileSync(script, head + fs.readFileSync(path.join(here, 'wrk/report.lua'), 'utf8'));
-  const env = { ...process.env, BENCH_BODIES: path.join(dir, 'bodies') };
-  const child = spawn('wrk', ['-t1', `-c${opt.connections}`, `-d${seconds}s`, '-s', script, `http://127.0.0.1:${port}${jobs[job].path ?? '/'}`], { env });
+  const url = `http://127.0.0.1:${port}${variants[name]?.path ?? job.path ?? '/'}`;
+  const child = spawn('wrk', ['-t1', `-c${opt.connections}`, `-d${seconds}s`, '--timeout', '10s', '-s', script, url],
+    { env: { ...env, BENCH_BODIES: path.join(dir, 'bodies') } });
   let out = '';
   child.stdout.on('data', (d) => { out += d; });
   await new Promise((resolve) => child.on('close', resolve));
@@ -99,9 +70,11 @@ async function wrk(wanted, name, port, seconds) {
 
 async function measure(job, name, server) {
   await wrk(job, name, server.port, 1); // warm: JIT, prepared statements, pools
-  const before = usage(server.child.pid);
-  const r = await wrk(job, name, server.port, Number(opt.seconds));
-  const after = usage(server.child.pid);
+  const before = usage(server);
+  const endReloads = variants[name]?.reloads ? reloadEachSecond(server) : () => {};
+  const r = await wrk(job, name, server.port, seconds);
+  endReloads();
+  const after = usage(server);
   return { ...r, cpu: ((after.cpu - before.cpu) * 1e6) / r.requests, peak: after.peak };
 }
 
@@ -110,9 +83,11 @@ function prepare() {
   const db = 'chowk_bench';
   psql('postgres', '-c', `DROP DATABASE IF EXISTS ${db} WITH (FORCE)`, '-c', `CREATE DATABASE ${db}`);
   psql(db, '-f', path.join(here, 'schema.sql'));
+  const migration = fs.readFileSync(path.join(here, '../../migrations/0009_idempotency.sql'), 'utf8');
+  psql(db, '-c', /CREATE FUNCTION idempotency_claim[^]*\$\$;/.exec(migration)[0]);
   const product = (i) => JSON.stringify({ id: i, slug: `product-${i}`, name: `Product ${i}`, description: 'A fine cotton tee with a good print. '.repeat(5), price_paise: 19900 + i * 100 });
   const mset = Array.from({ length: 1000 }, (_, i) => `SET product:${i + 1} '${product(i + 1)}'`).join('\n');
-  execFileSync('redis-cli', ['-s', redisSocket], { input: 'FLUSHALL\n' + mset + '\n' });
+  execFileSync('redis-cli', ['-s', REDIS_SOCKET], { input: 'FLUSHALL\n' + mset + '\n' });
   const bodies = Array.from({ length: 5000 }, (_, i) => {
     const order = 'order_' + String(i + 1).padStart(14, '0'), payment = 'pay_' + String(i + 1).padStart(14, '0');
     return JSON.stringify({ razorpay_order_id: order, razorpay_payment_id: payment,
@@ -122,61 +97,92 @@ function prepare() {
   return db;
 }
 
-function row(job, name, rounds, ours) {
-  const of = (key) => median(rounds.map((r) => r[key]));
-  const ratio = name === 'chowk' || ours.length === 0 ? '' : median(rounds.map((r, i) => ours[i].rps / r.rps)).toFixed(2) + ' ×';
-  const cpuRatio = name === 'chowk' || ours.length === 0 ? '' : median(rounds.map((r, i) => ours[i].cpu / r.cpu)).toFixed(2) + ' ×';
-  const failed = rounds.reduce((sum, r) => sum + r.bad + r.broken, 0);
+// ours: the rounds of the first contestant, when that is chowk and not this one
+function row(job, name, own, ours) {
+  const of = (key) => median(own.map((r) => r[key]));
+  const ratio = (key) => ours ? median(own.map((r, i) => ours[i][key] / r[key])).toFixed(2) + ' ×' : '';
+  const failed = own.reduce((sum, r) => sum + r.bad + r.broken, 0);
   return [job, name, Math.round(of('rps')), (of('p50') / 1000).toFixed(2), (of('p99') / 1000).toFixed(2), of('cpu').toFixed(1),
-    (of('peak') / 1024).toFixed(0), ratio, cpuRatio, failed];
+    (of('peak') / 1024).toFixed(0), ratio('rps'), ratio('cpu'), failed];
 }
 
 const HEAD = ['job', 'server', 'requests/s', 'p50 ms', 'p99 ms', 'CPU µs/request', 'peak MiB', 'chowk is', 'its CPU', 'failed'];
-const line = (cells) => '| ' + cells.map((c, i) => String(c)[i < 2 ? 'padEnd' : 'padStart'](Math.max(HEAD[i].length, 8))).join(' | ') + ' |';
+const IDLE_HEAD = ['server', 'connections', 'MiB before', 'MiB with them', 'KiB each'];
+const line = (cells, head = HEAD) => '| ' + cells.map((c, i) => String(c)[i < 2 ? 'padEnd' : 'padStart'](Math.max(head[i].length, 8))).join(' | ') + ' |';
+const tableOf = (head, rows) => `${line(head, head)}\n|${head.map(() => '---').join('|')}|\n${rows.map((r) => line(r, head)).join('\n')}\n`;
 
 const db = prepare();
-const chosen = opt.jobs.split(',');
-const names = [...new Set(chosen.flatMap((j) => jobs[j].who))].filter((n) => !opt.only || opt.only.split(',').includes(n));
-const servers = {};
-const table = [];
-let physical = [];
-try {
-  for (const name of names.filter((n) => n !== OWN_JSON)) {
-    const port = await freePort();
-    servers[name] = { port, child: start(name, db, port) };
-    await ready(port, servers[name].child, name);
-  }
-  servers[OWN_JSON] = servers.chowk;
-  if (!opt.only) {
-    physical = limits({ db, dir, seconds: Number(opt.seconds), redisSocket });
-    for (const [what, rate] of physical) console.log(`${String(rate).padStart(8)}/s  ${what}`);
-  }
-  console.log(line(HEAD));
-  for (const job of chosen) {
-    const who = jobs[job].who.filter((n) => names.includes(n));
-    const rounds = Object.fromEntries(who.map((n) => [n, []]));
-    for (let i = 0; i < Number(opt.rounds); i++)
-      for (const name of who) rounds[name].push(await measure(job, name, servers[name]));
+const chosen = listOf(opt.jobs).length > 0 ? listOf(opt.jobs) : Object.keys(jobs);
+for (const job of chosen) if (!jobs[job]) throw new Error(`no job "${job}": there are ${Object.keys(jobs).join(', ')}`);
+const only = listOf(opt.only);
+const whoOf = (job) => jobs[job].who.filter((n) => only.length === 0 || only.includes(n.split(',')[0]));
+const serverOf = (name) => variants[name]?.server ?? name;
+const timed = chosen.filter((job) => job !== 'idle');
+const writes = opt.write || (listOf(opt.jobs).length === 0 && only.length === 0);
+const servers = {}, table = [], idleTable = [];
+let physical = [], nDone = 0;
+const nAll = timed.reduce((n, job) => n + rounds * whoOf(job).length, 0);
+
+function progress(job, round, name, r) {
+  nDone += 1;
+  const left = Math.ceil(((nAll - nDone) * (seconds + 1.5)) / 60);
+  const failed = r.bad + r.broken > 0 ? `, ${r.bad + r.broken} FAILED` : '';
+  process.stderr.write(`  ${nDone}/${nAll} ${job} ${round + 1}/${rounds} ${name}: ${Math.round(r.rps)}/s${failed}, about ${left} min left\n`);
+}
+
+async function time(job) {
+  const who = whoOf(job), results = Object.fromEntries(who.map((n) => [n, []]));
+  for (let i = 0; i < rounds; i++) {
     for (const name of who) {
-      table.push(row(job, name, rounds[name], rounds.chowk ?? []));
-      console.log(line(table.at(-1)));
+      results[name].push(await measure(job, name, servers[serverOf(name)]));
+      progress(job, i, name, results[name].at(-1));
     }
   }
-} finally {
-  for (const server of Object.values(servers)) server?.child.kill('SIGTERM');
+  for (const name of who) {
+    table.push(row(job, name, results[name], name !== who[0] && who[0].startsWith('chowk') ? results[who[0]] : null));
+    console.log(line(table.at(-1)));
+  }
 }
-if (opt.write) {
+
+async function weighIdle() { // fresh servers: what earlier jobs left in their heaps would hide the growth
+  for (const name of whoOf('idle')) {
+    const server = servers.idle = await start(name, db, fs.mkdtempSync(path.join(dir, 'idle-')));
+    const { n, before, after } = await idle(server);
+    await stop(server);
+    idleTable.push([name, n, (before / 1024).toFixed(1), (after / 1024).toFixed(1), ((after - before) / n).toFixed(2)]);
+    console.log(line(idleTable.at(-1), IDLE_HEAD));
+  }
+}
+
+try {
+  for (const name of new Set(timed.flatMap(whoOf).map(serverOf))) servers[name] = await start(name, db, dir);
+  if (writes) {
+    physical = limits({ db, dir, seconds, redisSocket: REDIS_SOCKET });
+    for (const [what, rate] of physical) console.log(`${String(rate).padStart(8)}/s  ${what}`);
+  }
+  if (timed.length > 0) console.log(line(HEAD));
+  for (const job of timed) await time(job);
+  if (chosen.includes('idle')) {
+    console.log(line(IDLE_HEAD, IDLE_HEAD));
+    await weighIdle();
+  }
+} finally {
+  for (const server of Object.values(servers)) server.child.kill('SIGTERM');
+}
+if (writes) {
   const machine = `${os.cpus().length} × ${os.cpus()[0].model.trim()}, ${Math.round(os.totalmem() / 2 ** 30)} GiB, Linux ${os.release()}`;
   fs.writeFileSync(path.join(here, 'RESULTS.md'), `# chowk beside its peers
 
-${new Date().toISOString().slice(0, 10)} · ${machine} · one server process each, wrk -t1 -c${opt.connections}, ${opt.rounds} rounds of ${opt.seconds} s, medians.
+${new Date().toISOString().slice(0, 10)} · ${machine} · one server process each, wrk -t1 -c${opt.connections}, ${rounds} rounds of ${seconds} s each after 1 s of warming, medians.
 "chowk is" = chowk's requests/s over this server's, median of the rounds' ratios, each taken from neighbouring runs; "its CPU" = chowk's CPU per request over this server's.
-Taken with \`make bench\`; the machine is shared, so read the ratios.
+Taken with \`make bench\`; the machine is shared, so read the ratios. README.md says what each job is.
 
-${line(HEAD)}
-|${HEAD.map(() => '---').join('|')}|
-${table.map(line).join('\n')}
+${tableOf(HEAD, table)}
+## Idle keep-alive connections
 
+Each was answered once. Proportional memory of all processes of a server that was started for this; what nginx preallocates is in "before".
+
+${tableOf(IDLE_HEAD, idleTable)}
 ## What the machine gives
 
 The same run, the tools that PostgreSQL and Redis ship (nginx \`return 200\` is the job "static" above):

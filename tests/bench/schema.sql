@@ -33,4 +33,13 @@ INSERT INTO order_items (order_id, product_id, quantity, unit_price_paise)
 CREATE TABLE payments (razorpay_order_id text PRIMARY KEY, status text NOT NULL DEFAULT 'created',
   razorpay_payment_id text, verified int NOT NULL DEFAULT 0);
 INSERT INTO payments SELECT 'order_' || lpad(g::text, 14, '0') FROM generate_series(1, 5000) g;
+-- What chowk keeps of idempotent requests (its function is the shop's migration), and what a peer's user would.
+CREATE TABLE idempotency_keys (scope text NOT NULL, key text NOT NULL, fingerprint bytea NOT NULL, method text NOT NULL,
+  path text NOT NULL, locked_until timestamptz, lock_token uuid, created_at timestamptz NOT NULL DEFAULT now(),
+  last_run_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz NOT NULL DEFAULT now() + interval '24 hours',
+  answer bytea, steps bytea, PRIMARY KEY (scope, key));
+CREATE INDEX idempotency_keys_expiry_idx ON idempotency_keys (expires_at);
+CREATE TABLE idempotent_answers (key text PRIMARY KEY, fingerprint text NOT NULL, body jsonb,
+  expires_at timestamptz NOT NULL DEFAULT now() + interval '24 hours');
+CREATE INDEX idempotent_answers_expiry_idx ON idempotent_answers (expires_at);
 ANALYZE;

@@ -14,8 +14,12 @@ const SECRET = process.env.BENCH_SECRET;
 const PRODUCT = { name: 'product', text: 'SELECT id, slug, name, description, price_paise, is_active, created_at FROM products WHERE id = $1' };
 const LIST = { name: 'list', text: 'SELECT id, slug, name, price_paise FROM products WHERE id > $1 ORDER BY id LIMIT 20' };
 const PRICES = { name: 'prices', text: 'SELECT id, price_paise FROM products WHERE id = ANY($1)' };
+const SEQUENCE = { name: 'sequence', text: "SELECT get_next_order_sequence('order', 'row') AS value" };
 const NUMBER = { name: 'number', text: 'SELECT next_block(1) AS value' };
 const ORDER = { name: 'order', text: 'INSERT INTO orders (number, email, total_paise) VALUES ($1, $2, $3) RETURNING id' };
+const CLAIM = { name: 'claim', text: 'INSERT INTO idempotent_answers (key, fingerprint) VALUES ($1, $2) ON CONFLICT DO NOTHING' };
+const KEPT = { name: 'kept', text: 'SELECT fingerprint, body FROM idempotent_answers WHERE key = $1' };
+const KEEP = { name: 'keep', text: 'UPDATE idempotent_answers SET body = $2 WHERE key = $1' };
 const ITEMS = { name: 'items', text: 'INSERT INTO order_items (order_id, product_id, quantity, unit_price_paise) SELECT $1, * FROM unnest($2::int[], $3::int[], $4::bigint[])' };
 const LOCK = { name: 'lock', text: 'SELECT status FROM payments WHERE razorpay_order_id = $1 FOR UPDATE' };
 const PAID = { name: 'paid', text: "UPDATE payments SET status = 'paid', razorpay_payment_id = $2, verified = verified + 1 WHERE razorpay_order_id = $1" };
@@ -40,14 +44,31 @@ async function transaction(work) {
   }
 }
 
-export const order = ({ email, items }) => transaction(async (db) => {
+const format = (value) => 'PN2627-' + String(value).padStart(9, '0');
+export const number = async () => ({ number: format((await pool.query(SEQUENCE)).rows[0].value) });
+
+async function place(db, { email, items }) {
   const ids = items.map((i) => i.id);
   const prices = new Map((await db.query({ ...PRICES, values: [ids] })).rows.map((r) => [r.id, r.price_paise]));
   const total = items.reduce((sum, i) => sum + prices.get(i.id) * i.quantity, 0);
-  const number = 'PN2627-' + String((await db.query(NUMBER)).rows[0].value).padStart(9, '0');
+  const number = format((await db.query(NUMBER)).rows[0].value);
   const { id } = (await db.query({ ...ORDER, values: [number, email, total] })).rows[0];
   await db.query({ ...ITEMS, values: [id, ids, items.map((i) => i.quantity), ids.map((i) => prices.get(i))] });
   return { number, total_paise: total };
+}
+
+export const order = (body) => transaction((db) => place(db, body));
+
+// The key is claimed by its row, which a duplicate waits for and then finds with the answer.
+export const orderOnce = (key, body) => transaction(async (db) => {
+  const fingerprint = crypto.createHash('sha256').update(JSON.stringify(body)).digest('hex');
+  if ((await db.query({ ...CLAIM, values: [key, fingerprint] })).rowCount === 0) {
+    const [kept] = (await db.query({ ...KEPT, values: [key] })).rows;
+    return kept.fingerprint === fingerprint ? kept.body : null;
+  }
+  const answer = await place(db, body);
+  await db.query({ ...KEEP, values: [key, JSON.stringify(answer)] });
+  return answer;
 });
 
 export async function verify(body) {
