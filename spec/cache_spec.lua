@@ -174,10 +174,11 @@ local function start(opts)
   opts = opts or {}
   local config = { workers = opts.workers or 1, log = { level = "warn" }, http = { max_connections = 5000 } }
   local admin_port = server.free_port()
-  local s = server.start { app = APP, config = config, redis_url = opts.redis_url,
+  local s = server.start { app = APP, config = config, redis_url = opts.redis_url, start = false,
     env = { CHOWK_ADMIN_LISTEN = "127.0.0.1:" .. admin_port } }
   s.admin_port = admin_port
-  s:exec(SCHEMA .. migration())
+  s:exec(SCHEMA .. migration()) -- before it starts: who finds no table of records looks again only after half a minute
+  s:start_process()
   return s
 end
 
