@@ -279,6 +279,15 @@ routes:get("/deferred", {}, function()
   return { seen = seen, returned = returned, failed = failed.sqlstate,
     ids = pg.value("SELECT string_agg(id::text, ' ' ORDER BY id) FROM items WHERE id >= 900") }
 end)
+routes:get("/grown", {}, function()
+  local runs = 0
+  return pg.tx(function(tx)
+    runs = runs + 1
+    local locked = tx:lock("growing", 1)
+    local lists = tx:all { { "SELECT 1 AS one" }, { "SELECT * FROM growing" } }
+    return { locked = locked, row = lists[2][1], runs = runs }
+  end)
+end)
 routes:get("/after-commit", {}, function() -- the pool is free again as soon as the transaction has ended
   return pg.tx(function(tx)
     tx:commit { { "SELECT 1" } }
@@ -444,6 +453,25 @@ describe("pg.tx", function()
     assert.equal(1, m.free_again)
     assert.truthy(get("/kept")[1]:find("^app.lua:%d+: this transaction has ended"))
     assert.equal(2, get("/after-commit").two)
+  end)
+
+  it("survives a change of the tables it has prepared statements for", function()
+    s:exec("CREATE TABLE growing (id int PRIMARY KEY); INSERT INTO growing VALUES (1)")
+    local calls, rerun = {}, 0
+    for i = 1, 16 do calls[i] = { "GET", "/grown" } end
+    for column = 0, 2 do
+      for _ = 1, 2 do
+        for _, answer in ipairs(s:parallel(calls)) do
+          assert.equal(200, answer.status, answer.body)
+          for _, row in ipairs { answer.json.locked, answer.json.row } do
+            assert.equal(column > 0 and column or nil, row["c" .. column])
+          end
+          rerun = rerun + (answer.json.runs > 1 and 1 or 0)
+        end
+      end
+      s:exec(("ALTER TABLE growing ADD COLUMN c%d int DEFAULT %d"):format(column + 1, column + 1))
+    end
+    assert.truthy(rerun > 0, "no plan was stale")
   end)
 
   it("sends deferred statements with the commit, without those of an undone savepoint", function()

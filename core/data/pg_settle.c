@@ -5,7 +5,8 @@
  *   a read of a shared group failed     → the others run again, each with its own Sync
  *   read-only violation on a read       → remembered as a write, runs again there
  *   timeout of a shared connection      → remembered as slow, runs again on an exclusive one (T5)
- *   stale or missing prepared statement → prepared anew, runs again
+ *   stale or missing prepared statement → prepared anew, runs again; in a transaction it is pg.tx that runs all of it
+ *                                         again, because it is rolled back
  *   connection lost                     → reads run again once, and so does the begin of a transaction; writes
  *                                         that were sent: outcome_unknown; a commit that was sent:
  *                                         commit_unknown; unsent calls wait again
@@ -78,9 +79,18 @@ static void settle_autocommit(struct pg_op *op, bool is_group_failed)
     }
 }
 
+/* So that the next run of the transaction does not meet the same plan. */
+static void renew_stale(struct pg_op *op)
+{
+    for (int i = 0; i < op->n_cmds; i++)
+        pg_stmt_renew(&op->pg->stmts, op->cmds[i].stmt, op->err_stmt_id); /* the one that has this id */
+}
+
 static void settle_tx(struct pg_op *op)
 {
     struct pg_tx *tx = op->tx;
+    if (op->is_stale)
+        renew_stale(op);
     if (op->is_aborted && !op->err)
         pg_op_fail(op, ERR_PG, "skipped: an earlier statement of the transaction failed");
     if (!tx) { /* rolled back meanwhile */
