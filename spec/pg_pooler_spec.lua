@@ -43,6 +43,7 @@ routes:get("/refused", {}, function()
     hold = pg.tx(function(tx) return failure(tx.exec, tx, "DECLARE c CURSOR WITH HOLD FOR SELECT 1") end),
     set = failure(pg.exec, "SET work_mem = '1MB'"),
     listen = failure(pg.exec, "LISTEN c"),
+    must_read = failure(pg.replica.query, "SELECT add_one()"),
     fine = pg.tx(function(tx)
       tx:exec("CREATE TEMP TABLE scratch (a int) ON COMMIT DROP")
       return tx:value("SELECT count(*) FROM scratch")
@@ -67,7 +68,8 @@ describe("transaction pooling through PgBouncer", function()
     pooler = pgbouncer.start(db, { default_pool_size = 3 })
     s = server.start { app = APP, pg = db, config = { workers = 1, pg = { pool_mode = "transaction" } },
       url = function(name) return pooler:url(name) end }
-    s:exec [[CREATE TABLE ledger (id text); CREATE TABLE counter (id int, n int); INSERT INTO counter VALUES (1, 0)]]
+    s:exec [[CREATE TABLE ledger (id text); CREATE TABLE counter (id int, n int); INSERT INTO counter VALUES (1, 0);
+      CREATE FUNCTION add_one() RETURNS void LANGUAGE sql AS 'INSERT INTO ledger VALUES (''hidden'')']]
   end)
   teardown(function()
     s:stop()
@@ -117,6 +119,9 @@ describe("transaction pooling through PgBouncer", function()
     for _, name in ipairs { "temp", "into", "hold", "set", "listen" } do assert.equal("refused", r[name].code, name) end
     assert.truthy(r.temp.message:find("ON COMMIT DROP", 1, true))
     assert.equal(0, r.fine)
+    assert.equal("pg_error", r.must_read.code)
+    assert.truthy(r.must_read.message:find("read-only transaction", 1, true), r.must_read.message)
+    assert.equal(0, s:sql("SELECT count(*) AS n FROM ledger WHERE id = 'hidden'")[1].n)
   end)
 
   local SLEEPERS = "SELECT count(*) AS n FROM pg_stat_activity WHERE query LIKE '%pg_sleep(10)%' AND state = 'active' "

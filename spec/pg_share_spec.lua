@@ -24,6 +24,8 @@ routes:get("/neighbour/:id", {}, function(req)
   return { id = pg.value("SELECT id FROM items WHERE id = $1", id) }
 end)
 
+local RAISE_IN_WRITE = "UPDATE items SET v = v WHERE id = 1 AND raise_state($1) IS NULL"
+
 -- Each kind knows what must come of it.
 local KINDS = {
   function(i) return pg.value("SELECT v FROM items WHERE id = $1", i % 100 + 1) == "v" .. i % 100 + 1 end,
@@ -65,6 +67,8 @@ routes:get("/hold/:id", {}, function(req)
 end)
 routes:get("/blocked", {}, function() return { n = pg.exec("UPDATE items SET n = -1 WHERE id = 100") } end)
 routes:get("/touch", {}, function() return { n = pg.value("SELECT touch()") } end)
+routes:get("/raise/:state", {}, function(req) return failure(pg.one, "SELECT raise_state($1)", req.params.state) end)
+routes:post("/raise/:state", {}, function(req) return failure(pg.exec, RAISE_IN_WRITE, req.params.state) end)
 routes:get("/queued", { deadline = "300ms" }, function()
   return pg.tx(function(tx) return tx:one("SELECT 1 AS n") end)
 end)
@@ -99,6 +103,8 @@ local SCHEMA = [[
   CREATE TABLE items (id int PRIMARY KEY, v text, n int DEFAULT 0);
   INSERT INTO items SELECT i, 'v' || i FROM generate_series(1, 100) i;
   CREATE SEQUENCE runs;
+  CREATE FUNCTION raise_state(state text) RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'mine' USING ERRCODE = state; END $$;
   CREATE FUNCTION touch() RETURNS int LANGUAGE sql AS 'UPDATE items SET n = n + 1 WHERE id = 99 RETURNING n']]
 
 describe("shared connections", function()
@@ -140,6 +146,22 @@ describe("shared connections", function()
   for _, case in ipairs(REFUSED_OUTSIDE) do
     it("refuses outside a transaction: " .. case[1], function()
       refuse_among_neighbours("/refused", case[1], case[2])
+    end)
+  end
+
+  for _, state in ipairs { "08006", "57P01", "57P02", "57P03", "08P01" } do
+    it("takes a function's word for its own failure, not for the session's: " .. state, function()
+      local calls = {}
+      for i = 1, 50 do
+        calls[#calls + 1] = { "GET", "/neighbour/" .. i }
+        if i % 10 == 5 then calls[#calls + 1] = { i % 20 == 5 and "GET" or "POST", "/raise/" .. state } end
+      end
+      for i, answer in ipairs(s:parallel(calls)) do
+        assert.equal(200, answer.status, answer.body)
+        if calls[i][2]:find("raise", 1, true) then
+          assert.same({ code = "pg_error", sqlstate = state, message = "mine" }, answer.json)
+        end
+      end
     end)
   end
 

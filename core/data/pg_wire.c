@@ -168,6 +168,9 @@ static bool is_one_group(const struct pg_op *op)
     return is_plain_tx(op) && op->tx->opts.lock_timeout_ms == 0;
 }
 
+/* For the rest of the Sync group, which is one transaction: an exclusive session may write by itself. */
+#define READ_ONLY "SET LOCAL transaction_read_only = on"
+
 void pg_wire_send(struct pg_session *conn, struct pg_op *op)
 {
     if (conn->steps_len == 0)
@@ -175,6 +178,8 @@ void pg_wire_send(struct pg_session *conn, struct pg_op *op)
     op->commits_at_sync = is_one_group(op);
     if (op->tx && !op->tx->is_begun && !op->commits_at_sync)
         send_begin(conn, op);
+    if (op->must_read && conn->lane == PG_LANE_EXCLUSIVE)
+        send_text(conn, op, PG_STEP_SET, READ_ONLY);
     for (int i = 0; i < op->n_cmds; i++)
         send_cmd(conn, op, i);
     if (op->control[0])
