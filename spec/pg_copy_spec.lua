@@ -106,6 +106,19 @@ end)
 routes:get("/hang", {}, function()
   pg.copy_in("COPY few FROM STDIN", function(w) w:row { 802, "gone" } task.sleep(20) end)
 end)
+local abandoned
+routes:get("/abandon/:direction", {}, function(req)
+  local function copy()
+    if req.params.direction == "in" then
+      pg.copy_in("COPY few FROM STDIN", function(w) w:row { 803, "left" } coroutine.yield() end)
+    else
+      pg.copy_out("COPY (SELECT generate_series(1, 10000000)) TO STDOUT", function() coroutine.yield() end)
+    end
+  end
+  abandoned = coroutine.create(copy) -- kept: no collector will free it
+  coroutine.resume(abandoned)
+  return { is_open = coroutine.status(abandoned) == "suspended" }
+end)
 return routes
 ]=]
 
@@ -236,6 +249,17 @@ describe("COPY", function()
       is_free()
     end
     assert.equal(0, s:sql("SELECT count(*) AS n FROM few WHERE n = 802")[1].n)
+  end)
+
+  it("ends with the request that left it open", function()
+    for _ = 1, 2 do -- more than there are connections
+      for _, direction in ipairs { "in", "out" } do
+        assert.same({ is_open = true }, get("/abandon/" .. direction))
+      end
+    end
+    is_free()
+    assert.equal(3, get("/rows").n)
+    assert.equal(0, s:sql("SELECT count(*) AS n FROM few WHERE n = 803")[1].n)
   end)
 
   it("survives the loss of its connection", function()

@@ -10,6 +10,7 @@
 
 struct handle {
     struct vm_owned owned;
+    struct co_leftover leftover;
     struct pg_copy *copy; /* NULL: closed */
     struct co *co;        /* who waits */
     struct buf rows;
@@ -113,6 +114,20 @@ static void on_end(struct vm_owned *owned)
     struct handle *handle = container_of(owned, struct handle, owned);
     pg_copy_free(handle->copy);
     handle->copy = NULL;
+    co_drop_leftover(&handle->leftover);
+}
+
+/* Its activity ended before it, as when pg.copy_in ran in a user's coroutine that was never resumed. */
+static void on_left(struct co_leftover *leftover)
+{
+    struct handle *handle = container_of(leftover, struct handle, leftover);
+    struct err err;
+    vm_disown(&handle->owned);
+    pg_copy_free(handle->copy);
+    handle->copy = NULL;
+    err_set(&err, ERR_CANCELLED, "the activity that began this COPY has ended");
+    if (handle->co) /* another one writes */
+        on_done(handle, &err);
 }
 
 /* copy_wait(handle, sql, is_out) → true | false, err: until the server is ready */
@@ -126,6 +141,7 @@ static int copy_wait(lua_State *L)
     opts.data = handle;
     handle->copy = pg_copy_start(vm_env(vm_of(L))->pg, &opts);
     vm_own(L, &handle->owned, on_end);
+    co_add_leftover(co, &handle->leftover, on_left);
     handle->co = co;
     return co_park(L);
 }
@@ -220,6 +236,7 @@ static int copy_close(lua_State *L)
     if (handle->co)
         lx_misuse(L, "another activity writes to this COPY");
     vm_disown(&handle->owned);
+    co_drop_leftover(&handle->leftover);
     pg_copy_free(handle->copy);
     handle->copy = NULL;
     buf_free(&handle->rows);

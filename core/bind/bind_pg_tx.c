@@ -13,6 +13,7 @@
 struct handle {
     struct pg_tx *tx; /* NULL: ended */
     struct co *co;    /* the activity that began it; it ends no later, see on_left */
+    struct co_leftover leftover;
     bool is_read_only;
     bool is_final; /* its commit completes the job */
 };
@@ -35,15 +36,15 @@ static struct pg_tx *handle_end(struct handle *handle)
 {
     struct pg_tx *tx = handle->tx;
     co_set_tx(handle->co, NULL);
-    co_set_leftover(handle->co, NULL, NULL);
+    co_drop_leftover(&handle->leftover);
     *handle = (struct handle){0};
     return tx;
 }
 
 /* Its activity ended before it, as when pg.tx ran in a user's coroutine that was never resumed. */
-static void on_left(void *data)
+static void on_left(struct co_leftover *leftover)
 {
-    pg_tx_rollback(handle_end(data));
+    pg_tx_rollback(handle_end(container_of(leftover, struct handle, leftover)));
 }
 
 /* begin(isolation, read_only, lock_timeout_ms, is_final) → handle. isolation: 0, 1, 2 as enum pg_isolation */
@@ -70,7 +71,7 @@ static int begin(lua_State *L)
     handle->is_read_only = opts.read_only;
     handle->is_final = lua_toboolean(L, 4);
     co_set_tx(co, handle->tx);
-    co_set_leftover(co, on_left, handle);
+    co_add_leftover(co, &handle->leftover, on_left);
     return 1;
 }
 

@@ -50,8 +50,7 @@ struct co {
     struct co *parent;
     void *owner, *tx, *job;
     struct running_label label;
-    void (*leftover)(void *data); /* called at its end; NULL: nothing is left open */
-    void *leftover_data;
+    struct list leftovers;
     struct list node; /* vm->active or vm->idle */
     struct timer timer;
     struct loop_task task;
@@ -99,6 +98,7 @@ static struct co *co_make(struct vm *vm)
     co->magic = CO_MAGIC;
     co->vm = vm;
     co->label = no_label;
+    list_init(&co->leftovers);
     co->L = lua_newthread(vm->L);
     co->ref = luaL_ref(vm->L, LUA_REGISTRYINDEX);
     mark_main(co->L, true);
@@ -124,9 +124,8 @@ struct co *co_new(struct vm *vm)
 static void co_release(struct co *co)
 {
     struct vm *vm = co->vm;
-    if (co->leftover)
-        co->leftover(co->leftover_data);
-    co->leftover = NULL;
+    for (struct list *left; (left = list_pop(&co->leftovers)) != NULL;)
+        container_of(left, struct co_leftover, node)->fn(container_of(left, struct co_leftover, node));
     list_remove(&co->node);
     vm->n_active--;
     if (co->is_dirty)
@@ -562,9 +561,13 @@ void *co_job(const struct co *co)
     return co->job;
 }
 
-void co_set_leftover(struct co *co, void (*fn)(void *data), void *data)
+void co_add_leftover(struct co *co, struct co_leftover *leftover, void (*fn)(struct co_leftover *leftover))
 {
-    CHECK(!fn || !co->leftover);
-    co->leftover = fn;
-    co->leftover_data = data;
+    leftover->fn = fn;
+    list_push_front(&co->leftovers, &leftover->node);
+}
+
+void co_drop_leftover(struct co_leftover *leftover)
+{
+    list_remove(&leftover->node);
 }

@@ -10,6 +10,7 @@
 #include <lua.h>
 
 #include "base/err.h"
+#include "base/list.h"
 #include "net/timer.h"
 #include "script/running.h"
 
@@ -74,6 +75,11 @@ void *co_tx(const struct co *co);
 /* The job this activity runs, inherited by its children; opaque here. Such an activity is not a detached one. */
 void co_set_job(struct co *co, void *job);
 void *co_job(const struct co *co);
-/* fn(data) is called when the activity ends and this was not taken back with fn NULL: what it opened and left open,
- * such as a transaction inside a user's coroutine that nobody resumed. One at a time. */
-void co_set_leftover(struct co *co, void (*fn)(void *data), void *data);
+/* What an activity opened and may leave open, such as a transaction in a user's coroutine that nobody resumes: fn is
+ * called when the activity ends, unless it was dropped before. The newest first; borrows `leftover` until then. */
+struct co_leftover {
+    struct list node;
+    void (*fn)(struct co_leftover *leftover);
+};
+void co_add_leftover(struct co *co, struct co_leftover *leftover, void (*fn)(struct co_leftover *leftover));
+void co_drop_leftover(struct co_leftover *leftover); /* idempotent */

@@ -161,32 +161,42 @@ static void test_committed_work_ends_only_by_its_deadline(void **state)
     fixture_unload(&f);
 }
 
-static void count_leftover(void *data)
+struct counted {
+    struct co_leftover leftover;
+    int n;
+};
+
+static void count_leftover(struct co_leftover *leftover)
 {
-    ++*(int *)data;
+    container_of(leftover, struct counted, leftover)->n++;
 }
 
 static void test_leftovers_are_cleared_at_the_end(void **state)
 {
     struct fixture f;
     struct outcome out;
-    int n = 0;
+    struct counted a = {0}, b = {0};
     (void)state;
     load(&f, "r:get('/work', function() task.sleep('5ms') return 'done' end)"
              "r:get('/bug', function() task.sleep('5ms') error('bug') end)");
     static const char *const patterns[] = {"/work", "/bug"};
     for (int i = 0; i < 2; i++) {
         struct co *co = fixture_start(&f, patterns[i], 0, &out);
-        co_set_leftover(co, count_leftover, &n);
-        assert_int_equal(n, i);
+        co_add_leftover(co, &a.leftover, count_leftover);
+        co_add_leftover(co, &b.leftover, count_leftover);
+        assert_int_equal(a.n, i);
         fixture_run_until(&f, &out);
-        assert_int_equal(n, i + 1);
+        assert_int_equal(a.n, i + 1);
+        assert_int_equal(b.n, i + 1);
     }
     struct co *co = fixture_start(&f, "/work", 0, &out);
-    co_set_leftover(co, count_leftover, &n);
-    co_set_leftover(co, NULL, NULL);
+    co_add_leftover(co, &a.leftover, count_leftover);
+    co_add_leftover(co, &b.leftover, count_leftover);
+    co_drop_leftover(&a.leftover);
+    co_drop_leftover(&a.leftover);
     fixture_run_until(&f, &out);
-    assert_int_equal(n, 2);
+    assert_int_equal(a.n, 2);
+    assert_int_equal(b.n, 3);
     fixture_unload(&f);
 }
 
