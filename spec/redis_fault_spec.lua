@@ -35,6 +35,12 @@ routes:get("/without", { deadline = "1s" }, function() -- the shop goes on
   local value, err = try(redis.get, "key")
   return { value = value, code = err and err.code }
 end)
+-- The client goes away in between: what has written goes on, what has only read does not (both end by a write).
+routes:get("/leave/:how", function(req)
+  if req.params.how == "written" then redis.incr("began") else redis.get("began") end
+  task.sleep(req.params.how == "written" and "400ms" or "100ms")
+  redis.incr("ended:" .. req.params.how)
+end)
 routes:get("/state", function() return { heard = heard, gaps = gaps, worked = worked } end)
 return routes
 ]==]
@@ -87,6 +93,36 @@ describe("Redis faults", function()
 
   it("there are none to begin with", heals)
 
+  it("a client that goes away ends what has only read, not what has written", function()
+    local clients = {}
+    for i, how in ipairs { "read", "written" } do
+      clients[i] = assert(socket.connect("127.0.0.1", s.port))
+      clients[i]:send("GET /leave/" .. how .. " HTTP/1.1\r\nHost: x\r\n\r\n")
+    end
+    server.eventually("the write", function() return node:cli "get began" == "1" end)
+    for _, client in ipairs(clients) do
+      client:setoption("linger", { on = true, timeout = 0 })
+      client:close()
+    end
+    server.eventually("its end", function() return node:cli "get ended:written" == "1" end)
+    assert.equal("", node:cli "get ended:read")
+  end)
+
+  it("every connection would notice that the other machine is gone", function()
+    local seen = 0
+    server.eventually("the kernel probes each of them", function() -- timer 2 of /proc/net/tcp: keepalive
+      seen = 0
+      for line in io.lines("/proc/net/tcp") do
+        local port, state, timer = line:match("^%s*%d+: %x+:%x+ %x+:(%x+) (%x+) %x+:%x+ (%x+):")
+        if port and tonumber(port, 16) == node.port and state == "01" then
+          if timer ~= "02" then return false end
+          seen = seen + 1
+        end
+      end
+      return seen >= 6 -- of two workers each: the shared one, the one that blocks, the subscriptions
+    end)
+  end)
+
   it("every connection is killed", function()
     for _ = 1, 10 do
       for _, kind in ipairs { "normal", "pubsub" } do node:cli("client kill type " .. kind .. " skipme yes") end
@@ -123,8 +159,15 @@ describe("Redis faults", function()
 
   it("it freezes without a word, for longer than a silence is believed", function()
     node:signal "STOP"
+    -- What was sent and may write is not to be repeated blindly; the rest may be.
+    local codes = { ["/read"] = "deadline", ["/write"] = "outcome_unknown", ["/multi"] = "outcome_unknown",
+      ["/script"] = "outcome_unknown", ["/pipeline"] = "outcome_unknown" }
+    for path, code in pairs(codes) do
+      local answer = s:get(path)
+      assert.same({ 503, code }, { answer.status, answer.json.code }, path)
+    end
     for _ = 1, 3 do assert.is_true(round() > 0) end
-    socket.sleep(9)
+    socket.sleep(4)
     round()
     node:signal "CONT"
     heals()

@@ -91,16 +91,31 @@ static void on_pipeline(void *data, const struct redis_value *values, size_t n_v
 
 static void cancel_command(struct co *co, void *op)
 {
-    (void)co;
-    if (op)
-        redis_op_cancel(op);
+    if (!op)
+        return;
+    enum err_code outcome = redis_op_outcome(op);
+    if (outcome)
+        co_set_unknown(co, outcome);
+    redis_op_cancel(op);
 }
 
 static void cancel_pipeline(struct co *co, void *batch)
 {
-    (void)co;
-    if (batch)
-        redis_batch_cancel(batch);
+    if (!batch)
+        return;
+    enum err_code outcome = redis_batch_outcome(batch);
+    if (outcome)
+        co_set_unknown(co, outcome);
+    redis_batch_cancel(batch);
+}
+
+/* It is on its way. A write counts as done (T10), but for one that waits inside Redis: its caller may go meanwhile. */
+static int park_on(lua_State *L, struct co *co, struct redis_op *op)
+{
+    if (redis_op_may_write(op))
+        co_mark_committed(co);
+    co_op_set_data(co, op);
+    return co_park(L);
 }
 
 /* ---- arguments ------------------------------------------------------------------------------------------------ */
@@ -201,8 +216,7 @@ static int command(lua_State *L)
     struct co *co = co_op_begin(L, cancel_command, NULL);
     struct redis_call call = {
         .argv = args.argv, .argc = args.argc, .deadline_ms = deadline_of(co), .done = on_command, .data = co};
-    co_op_set_data(co, redis_command(vm_env(vm_of(L))->redis, &call));
-    return co_park(L);
+    return park_on(L, co, redis_command(vm_env(vm_of(L))->redis, &call));
 }
 
 /* The list of commands at arg 1; *n_commands of them. `what` and `example` are for the one who got it wrong. */
@@ -236,7 +250,10 @@ static int pipeline(lua_State *L)
                                     .deadline_ms = co_deadline(co),
                                     .done = on_pipeline,
                                     .data = co};
-    co_op_set_data(co, redis_pipeline(vm_env(vm_of(L))->redis, &call));
+    struct redis_batch *batch = redis_pipeline(vm_env(vm_of(L))->redis, &call);
+    if (redis_batch_may_write(batch))
+        co_mark_committed(co);
+    co_op_set_data(co, batch);
     return co_park(L);
 }
 
@@ -251,8 +268,7 @@ static int multi(lua_State *L)
     struct co *co = co_op_begin(L, cancel_command, NULL);
     struct redis_multi_call call = {
         .commands = commands, .n_commands = n_commands, .deadline_ms = co_deadline(co), .done = on_command, .data = co};
-    co_op_set_data(co, redis_multi(vm_env(vm_of(L))->redis, &call));
-    return co_park(L);
+    return park_on(L, co, redis_multi(vm_env(vm_of(L))->redis, &call));
 }
 
 /* ---- scripts -------------------------------------------------------------------------------------------------- */
@@ -295,8 +311,7 @@ static int script_run(lua_State *L)
                                      .deadline_ms = co_deadline(co),
                                      .done = on_command,
                                      .data = co};
-    co_op_set_data(co, redis_script_run(vm_env(vm_of(L))->redis, script, &call));
-    return co_park(L);
+    return park_on(L, co, redis_script_run(vm_env(vm_of(L))->redis, script, &call));
 }
 
 int bind_redis_open(lua_State *L)

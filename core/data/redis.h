@@ -60,9 +60,15 @@ struct redis_call {
 struct redis_op *redis_command(struct redis *redis, const struct redis_call *call);
 /* A blocking command that was already sent has its connection closed: what Redis popped in that moment is lost. */
 void redis_op_cancel(struct redis_op *op);
+/* Right after it was made: it will be sent, and it is not a read. False for one that blocks: it has not begun. */
+bool redis_op_may_write(const struct redis_op *op);
+/* Before redis_op_cancel: ERR_OUTCOME_UNKNOWN for a write that was sent and is not answered, else ERR_NONE. Its own
+ * deadline raises the same. */
+enum err_code redis_op_outcome(const struct redis_op *op);
 
 /* Several commands, one completion: n values in their order, a Redis error reply among them as REDIS_ERROR; or err if
- * one of them got no answer at all (the others may have run). One refused command refuses all, before any is sent. */
+ * one of them got no answer at all: ERR_OUTCOME_UNKNOWN if a write among the others may have run. One refused command
+ * refuses all, before any is sent. */
 struct redis_argv {
     const struct slice *argv; /* copied into the output buffer */
     size_t argc;              /* at least 1 */
@@ -77,6 +83,8 @@ struct redis_batch_call {
 };
 struct redis_batch *redis_pipeline(struct redis *redis, const struct redis_batch_call *call);
 void redis_batch_cancel(struct redis_batch *batch);
+bool redis_batch_may_write(const struct redis_batch *batch); /* as of an op */
+enum err_code redis_batch_outcome(const struct redis_batch *batch);
 
 /* MULTI, the commands, EXEC: all of them run, with nobody else's between, or none does. The value is the array of their
  * replies, errors among them; a command that Redis will not queue fails it all, with what Redis said of it. */

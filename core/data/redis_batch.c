@@ -19,6 +19,7 @@ struct redis_batch {
     struct redis_value *values;
     struct slot *slots;
     size_t n_slots, n_pending;
+    bool has_written; /* a write of it was answered */
     void (*done)(void *data, const struct redis_value *values, size_t n_values, const struct err *err);
     void *data;
 };
@@ -30,6 +31,24 @@ static void batch_free(struct redis_batch *batch)
     free(batch->slots);
     batch->magic = 0;
     free(batch);
+}
+
+bool redis_batch_may_write(const struct redis_batch *batch)
+{
+    CHECK_OBJ(batch, BATCH_MAGIC);
+    for (size_t i = 0; i < batch->n_slots; i++)
+        if (batch->slots[i].op && redis_op_may_write(batch->slots[i].op))
+            return true;
+    return false;
+}
+
+enum err_code redis_batch_outcome(const struct redis_batch *batch)
+{
+    CHECK_OBJ(batch, BATCH_MAGIC);
+    for (size_t i = 0; i < batch->n_slots; i++)
+        if (batch->slots[i].op && redis_op_outcome(batch->slots[i].op))
+            return ERR_OUTCOME_UNKNOWN;
+    return batch->has_written ? ERR_OUTCOME_UNKNOWN : ERR_NONE;
 }
 
 void redis_batch_cancel(struct redis_batch *batch)
@@ -63,17 +82,28 @@ static void batch_complete(struct redis_batch *batch, const struct err *err)
     batch_free(batch);
 }
 
+/* To "try again" is right only if nothing of it was done. */
+static void batch_fail(struct redis_batch *batch, const struct err *err)
+{
+    struct err said = *err;
+    if (said.code != ERR_CANCELLED && redis_batch_outcome(batch))
+        said.code = ERR_OUTCOME_UNKNOWN;
+    batch_complete(batch, &said);
+}
+
 static void on_done(void *data, const struct redis_value *value, const struct err *err)
 {
     struct slot *slot = data;
     struct redis_batch *batch = slot->batch;
     CHECK_OBJ(batch, BATCH_MAGIC);
+    bool is_write = !slot->op->reads;
     slot->op = NULL;
     batch->n_pending--;
     if (err && err->code != ERR_REDIS) {
-        batch_complete(batch, err);
+        batch_fail(batch, err);
         return;
     }
+    batch->has_written |= is_write;
     struct redis_value said = {.type = REDIS_ERROR, .str = slice_str(err ? err->message : NULL)};
     copy_value(&batch->arena, &batch->values[slot - batch->slots], err ? &said : value);
     if (batch->n_pending == 0)

@@ -331,6 +331,12 @@ struct redis_op *redis_block_run(struct redis_op *op, const struct redis_call *c
     return op;
 }
 
+bool redis_block_was_sent(const struct redis_op *op)
+{
+    const struct slot *slot = op->wait->slot;
+    return slot && slot->was_sent;
+}
+
 void redis_block_forget(struct redis_op *op)
 {
     struct redis_wait *wait = op->wait;

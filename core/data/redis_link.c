@@ -245,6 +245,7 @@ static void connect_next(struct redis_link *link)
     link->state = LINK_CONNECTING;
     link->stream_started = true;
     stream_connect(&link->stream, target->loop, &link->addrs[link->next_addr++], &stream_events);
+    stream_keep_alive(&link->stream);
     if (target->tls && stream_is_open(&link->stream))
         stream_start_tls(&link->stream, target->tls, link->at.host);
 }

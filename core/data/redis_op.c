@@ -128,6 +128,19 @@ static void op_forget(struct redis_op *op)
     }
 }
 
+bool redis_op_may_write(const struct redis_op *op)
+{
+    CHECK_OBJ(op, REDIS_OP_MAGIC);
+    return !op->reads && op->place == REDIS_UNSENT;
+}
+
+enum err_code redis_op_outcome(const struct redis_op *op)
+{
+    CHECK_OBJ(op, REDIS_OP_MAGIC);
+    bool was_sent = op->place == REDIS_IN_FLIGHT || (op->place == REDIS_BLOCKING && redis_block_was_sent(op));
+    return was_sent && !op->reads ? ERR_OUTCOME_UNKNOWN : ERR_NONE;
+}
+
 void redis_op_cancel(struct redis_op *op)
 {
     CHECK_OBJ(op, REDIS_OP_MAGIC);
@@ -142,7 +155,9 @@ static void on_deadline(struct timer *timer)
     redis_done_fn done = op->done;
     void *data = op->data;
     struct err err = {0};
-    err_set(&err, ERR_DEADLINE, "redis: no reply within the deadline");
+    enum err_code unknown = redis_op_outcome(op);
+    err_set(&err, unknown ? unknown : ERR_DEADLINE, "redis: no reply within the deadline%s",
+            unknown ? "; the command may or may not have run" : "");
     op_forget(op);
     tell(redis, done, data, NULL, &err);
 }

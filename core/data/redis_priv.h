@@ -154,6 +154,7 @@ void redis_block_stop(struct redis *redis);
 void redis_block_moved(struct redis *redis, const struct redis_host *at);
 /* Takes op and completes it; returns it. */
 struct redis_op *redis_block_run(struct redis_op *op, const struct redis_call *call);
+bool redis_block_was_sent(const struct redis_op *op);
 void redis_block_forget(struct redis_op *op); /* cancelled, or its deadline has passed: op is the caller's again */
 
 /* redis_sub.c */

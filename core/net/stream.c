@@ -155,6 +155,19 @@ void stream_connect(struct stream *stream, struct loop *loop, const struct addr 
     watch(stream);
 }
 
+void stream_keep_alive(struct stream *stream)
+{
+    static const struct {
+        int level, name, value;
+    } options[] = {{SOL_SOCKET, SO_KEEPALIVE, 1},
+                   {IPPROTO_TCP, TCP_KEEPIDLE, 10},
+                   {IPPROTO_TCP, TCP_KEEPINTVL, 5},
+                   {IPPROTO_TCP, TCP_KEEPCNT, 3},
+                   {IPPROTO_TCP, TCP_USER_TIMEOUT, 10000}};
+    for (size_t i = 0; i < ARRAY_LEN(options) && stream->fd >= 0; i++)
+        (void)setsockopt(stream->fd, options[i].level, options[i].name, &options[i].value, sizeof(int));
+}
+
 /* A close that drops bytes leaves a truncated TLS stream, and the peer is to see that: no close_notify then. */
 void stream_close(struct stream *stream)
 {

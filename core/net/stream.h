@@ -50,6 +50,9 @@ void stream_open(struct stream *stream, struct loop *loop, int fd, const struct 
  * before on_connect is kept. */
 void stream_connect(struct stream *stream, struct loop *loop, const struct addr *addr,
                     const struct stream_events *events);
+/* For a connection that may be silent for long (TCP; nothing otherwise): a peer that went away without a word breaks
+ * the stream within 25 s when all is quiet, 10 s when bytes are unacknowledged. Right after stream_connect. */
+void stream_keep_alive(struct stream *stream);
 /* The stream becomes a TLS client. Called right after stream_connect, on_connect comes after the handshake, which is
  * part of the owner's timeout; called on an open stream with nothing kept (STARTTLS), on_connect comes once more, and
  * the owner has made sure that nothing followed the peer's go-ahead in clear. host_name is what the peer's certificate

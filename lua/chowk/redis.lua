@@ -16,7 +16,8 @@
 -- A command that waits inside Redis (blpop and its kind, xread with BLOCK) has a connection of its own, one of
 -- redis.blocking_connections per worker. It never waits beyond the deadline of the request; in a task without one,
 -- redis.blpop(key, 0) waits for ever. While the connection to Redis is being renewed, writes raise `unavailable` at
--- once; reads wait for it, redis.offline_wait at most.
+-- once; reads wait for it, redis.offline_wait at most. After a write was sent, a client that goes away no longer ends
+-- the request; only its deadline does.
 local core = require "chowk.core.redis"
 local raise = require "chowk.raise"
 local subscribe = require "chowk.redis_sub"
@@ -30,8 +31,8 @@ local M = {}
 -- @param ... string|number|raw
 -- @return the reply
 -- @raise redis_error (Redis refused it: its text is the message), unavailable, queue_full, deadline, outcome_unknown
---   (the connection broke after a write had been sent), refused (would disturb the connection that all requests share:
---   the message says what to write instead)
+--   (a write had been sent when the connection broke, or the deadline came), refused (would disturb the connection
+--   that all requests share: the message says what to write instead)
 -- Yields.
 function M.call(...)
   if (...) == M then return settle(command(select(2, ...))) end

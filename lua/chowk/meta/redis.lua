@@ -3,8 +3,8 @@
 
 ---Redis over one shared, pipelined connection per worker. Every command of Redis is a function, in lower case; the
 ---common ones are spelled out here. All of them wait, and raise `redis_error`, `unavailable`, `queue_full`, `deadline`,
----`outcome_unknown` or `refused`. Those that block inside Redis (`blpop` …) have connections of their own, and end with
----the deadline at the latest.
+---`outcome_unknown` (a write was sent, and no answer came) or `refused`. Those that block inside Redis (`blpop` …) have
+---connections of their own, and end with the deadline at the latest.
 ---@class chowk.redis
 local redis = {}
 

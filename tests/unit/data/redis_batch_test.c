@@ -63,7 +63,7 @@ static void transaction_is_dropped_as_a_whole(void **state)
     command(&next, 0, "GET k");
     turns();
     pass(50);
-    assert_int_equal(flying.code, ERR_DEADLINE);
+    assert_int_equal(flying.code, ERR_OUTCOME_UNKNOWN);
     says(peer, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1\r\n$1\r\nw\r\n");
     assert_string_equal(next.text, "w");
     assert_int_equal(gone.n_calls, 0);
