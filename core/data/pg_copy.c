@@ -379,7 +379,9 @@ enum status pg_copy_write(struct pg_copy *copy, struct slice bytes, uint64_t dea
         return err_set(err, ERR_REFUSED, "more than 1 GiB in one write");
     if (copy->state == COPY_OVER)
         return err_set(err, ERR_REFUSED, "this COPY has ended");
-    bool is_open = copy->state == COPY_OPEN;
+    /* Not behind a complaint: on a full socket libpq reads it, out of our sight, and the writer would go on for ever.
+     */
+    bool is_open = copy->state == COPY_OPEN && !is_complaint(copy->conn->pq);
     if (is_open && PQputCopyData(copy->conn->pq, bytes.ptr, (int)bytes.len) != 1)
         doom(copy);
     if (is_open && !copy->conn->is_doomed) {
