@@ -33,9 +33,14 @@ function Node:cli(command)
   return (out:gsub("\n$", ""))
 end
 
+-- Starts it and does not wait. args: more of them, for this once
+function Node:spawn(args)
+  local command = "cd %s && { redis-server %s %s >>log 2>&1 & echo $!; }"
+  self.pid = tonumber((sh(command:format(self.dir, self.args, args or "")):match("%d+")))
+end
+
 function Node:start()
-  local command = string.format("cd %s && { redis-server %s >>log 2>&1 & echo $!; }", self.dir, self.args)
-  self.pid = tonumber((sh(command):match("%d+")))
+  self:spawn()
   server.eventually("redis on port " .. self.port .. "\n" .. read(self.dir .. "/log"), function()
     return self:cli("ping"):find("PONG", 1, true) or self:cli("ping"):find("NOAUTH", 1, true)
   end)
