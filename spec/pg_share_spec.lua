@@ -67,6 +67,9 @@ routes:get("/hold/:id", {}, function(req)
 end)
 routes:get("/blocked", {}, function() return { n = pg.exec("UPDATE items SET n = -1 WHERE id = 100") } end)
 routes:get("/touch", {}, function() return { n = pg.value("SELECT touch()") } end)
+routes:get("/setting", {}, function()
+  return pg.tx(function(tx) return { work_mem = tx:value("SHOW work_mem") } end)
+end)
 routes:get("/raise/:state", {}, function(req) return failure(pg.one, "SELECT raise_state($1)", req.params.state) end)
 routes:post("/raise/:state", {}, function(req) return failure(pg.exec, RAISE_IN_WRITE, req.params.state) end)
 routes:get("/queued", { deadline = "300ms" }, function()
@@ -88,7 +91,8 @@ local REFUSED = { -- text, what the answer must name
   { "LISTEN c", "pg.listen" }, { "UNLISTEN *", "pg.listen" },
   { "COPY items TO STDOUT", "pg.copy_" }, { "COPY items FROM STDIN", "pg.copy_" },
   { "SELECT pg_advisory_lock(1)", "tx:advisory" }, { "SELECT pg_try_advisory_lock(1)", "tx:advisory" },
-  { "SELECT pg_advisory_unlock_all()", "tx:advisory" },
+  { "SELECT pg_try_advisory_lock_shared(1)", "tx:advisory" }, { "SELECT pg_advisory_unlock(1)", "tx:advisory" },
+  { "SELECT pg_advisory_unlock_shared(1)", "tx:advisory" }, { "SELECT pg_advisory_unlock_all()", "tx:advisory" },
   { "SELECT pg_catalog.pg_advisory_lock_shared(1)", "tx:advisory" },
   { "SELECT set_config('work_mem', '1MB', false)", "set_config" },
   { "/* a */ -- b\n (((begin", "pg.tx" }, { "SELECT 1; ROLLBACK", "one statement" }, { "", "empty" },
@@ -96,13 +100,21 @@ local REFUSED = { -- text, what the answer must name
 }
 local REFUSED_OUTSIDE = { -- these live in a transaction
   { "SET LOCAL work_mem = '1MB'", "pg.tx" }, { "LOCK items", "pg.tx" }, { "DECLARE c CURSOR FOR SELECT 1", "pg.tx" },
-  { "FETCH c", "pg.tx" }, { "CLOSE c", "pg.tx" }, { "SELECT set_config('work_mem', '1MB', true)", "pg.tx" },
+  { "FETCH c", "pg.tx" }, { "MOVE c", "pg.tx" }, { "CLOSE c", "pg.tx" },
+  { "SELECT set_config('work_mem', '1MB', true)", "pg.tx" },
+}
+
+local EXCLUSIVE = { -- these have a connection of their own
+  "VACUUM items", "CALL ten()", "DO $$ BEGIN PERFORM set_config('work_mem', '1MB', false); END $$",
+  "CREATE TABLE IF NOT EXISTS other (a int)",
 }
 
 local SCHEMA = [[
   CREATE TABLE items (id int PRIMARY KEY, v text, n int DEFAULT 0);
   INSERT INTO items SELECT i, 'v' || i FROM generate_series(1, 100) i;
   CREATE SEQUENCE runs;
+  CREATE PROCEDURE ten() LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM set_config('work_mem', '1MB', false); COMMIT; END $$;
   CREATE FUNCTION raise_state(state text) RETURNS int LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'mine' USING ERRCODE = state; END $$;
   CREATE FUNCTION touch() RETURNS int LANGUAGE sql AS 'UPDATE items SET n = n + 1 WHERE id = 99 RETURNING n']]
@@ -119,7 +131,7 @@ describe("shared connections", function()
 
   local function stats() return s:get("/stats").json end
 
-  local function refuse_among_neighbours(path, sql, advice)
+  local function among_neighbours(path, sql)
     local calls = {}
     for i = 1, 100 do
       calls[#calls + 1] = { "GET", "/neighbour/" .. i }
@@ -127,14 +139,18 @@ describe("shared connections", function()
     end
     local before = s:sql("SELECT sum(n) AS n FROM items")[1].n
     local answers = s:parallel(calls)
-    local bad = table.remove(answers, 51)
-    assert.equal("refused", bad.json and bad.json.code, sql .. ": " .. bad.body)
-    assert.truthy(bad.json.message:find(advice, 1, true), sql .. ": " .. bad.json.message)
+    local odd = table.remove(answers, 51)
     for i, answer in ipairs(answers) do
       assert.equal(200, answer.status, answer.body)
       assert.equal(i, answer.json.id)
     end
     assert.equal(before + 100, s:sql("SELECT sum(n) AS n FROM items")[1].n) -- nothing acknowledged was undone
+    return odd
+  end
+  local function refuse_among_neighbours(path, sql, advice)
+    local bad = among_neighbours(path, sql)
+    assert.equal("refused", bad.json and bad.json.code, sql .. ": " .. bad.body)
+    assert.truthy(bad.json.message:find(advice, 1, true), sql .. ": " .. bad.json.message)
   end
 
   for _, case in ipairs(REFUSED) do
@@ -149,6 +165,15 @@ describe("shared connections", function()
     end)
   end
 
+  for _, sql in ipairs(EXCLUSIVE) do
+    it("runs apart from 100 neighbours in flight: " .. sql, function()
+      assert.equal("none", among_neighbours("/refused", sql).json.code)
+      local settings, calls = {}, {}
+      for i = 1, 40 do calls[i] = { "GET", "/setting" } end
+      for _, answer in ipairs(s:parallel(calls)) do settings[answer.json.work_mem] = true end
+      assert.same({ ["4MB"] = true }, settings)
+    end)
+  end
   for _, state in ipairs { "08006", "57P01", "57P02", "57P03", "08P01" } do
     it("takes a function's word for its own failure, not for the session's: " .. state, function()
       local calls = {}

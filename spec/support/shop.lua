@@ -127,7 +127,7 @@ function M.start(server, opts)
     RAZORPAY_WEBHOOK_SECRET = M.WEBHOOK_SECRET .. ",old_webhook_secret",
   }
   for k, v in pairs(opts.env or {}) do env[k] = v end
-  return server.start { config = opts.config, env = env, pg = opts.pg }
+  return server.start { config = opts.config, env = env, pg = opts.pg, url = opts.url }
 end
 
 return M

@@ -11,6 +11,7 @@
 --   trap unseen TEXT the same without forwarding it
 --   halve TEXT       the next time a client sends TEXT: forward half of the server's answer, then swallow everything
 --   count            connections open now
+--   trips            round trips since it was asked last, of each connection that had any: "1 2"
 --   trapped          how many traps have sprung
 --   stop             end
 local socket = require "socket"
@@ -68,6 +69,9 @@ local function cut_in_half(this, data)
 end
 
 local function on_data(sock, this, data)
+  local pair = this.pair
+  if this.is_client and not pair.is_asking then pair.trips = (pair.trips or 0) + 1 end
+  pair.is_asking = this.is_client
   if mode == "drop" then this.pair.is_lost = true end
   if this.pair.is_lost then return end
   if this.pair.is_trapped then
@@ -123,6 +127,14 @@ function commands.count()
   local n = 0
   for _, this in pairs(ends) do n = n + (this.is_client and 1 or 0) end
   return n
+end
+function commands.trips()
+  local list = {}
+  for _, this in pairs(ends) do
+    if this.is_client and this.pair.trips then list[#list + 1], this.pair.trips = this.pair.trips, nil end
+  end
+  table.sort(list)
+  return table.concat(list, " ") -- "" is answered as an empty line
 end
 function commands.trapped() return trapped end
 function commands.stop() os.exit(0) end
