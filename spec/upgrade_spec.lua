@@ -9,6 +9,7 @@ local CHOWK = os.getenv "CHOWK"
 -- A worker that finds the file `stuck` takes it away and never becomes ready.
 local APP = [[
 local app, cache, seq, task = require "chowk.app", require "chowk.cache", require "chowk.seq", require "chowk.task"
+local pg = require "chowk.pg"
 local N, DIR = "old", "@DIR@"
 if os.rename(DIR .. "/stuck", DIR .. "/found") then while true do end end
 local routes = app.routes()
@@ -16,6 +17,9 @@ routes:get("/healthz", function() return "ok" end)
 routes:get("/readyz", function() return app.is_stopping() and 503 or 200, {} end)
 routes:get("/work", function() task.sleep(0.005) return N end)
 routes:get("/long", function() task.sleep(0.7) return N end)
+routes:get("/tx", function()
+  return pg.tx(function(tx) tx:query "SELECT pg_sleep(0.02)" return N end)
+end)
 routes:get("/limited", { limit = "few" }, function() return N end)
 routes:get("/number", function() return { number = seq.value("order") } end)
 routes:get("/cached", function()
@@ -45,6 +49,9 @@ describe("an upgrade", function()
   local function start(config)
     config = config or {}
     config.workers, config.jobs, config.reload = 2, { workers = 0 }, { watch = false }
+    -- As in production: idle connections have a second to hear that they should go, not a fifth of one.
+    config.environment, config.stop = "production", { lame_duck = 0 }
+    config.razorpay = { key_id = "x", key_secret = "x", webhook_secrets = { "x" } }
     config.sandbox = { allow = { "os.rename" } }
     config.limit = { classes = { few = { limit = 3, window = "15m" } } }
     config.seq = { periods = { order = "none" } }
@@ -65,8 +72,8 @@ describe("an upgrade", function()
   end
 
   -- Keep-alive connections and ones that are new for each request, at once.
-  local function under_load(path)
-    local kept, anew = load.start(s.port, 20, path or "/work"), load.start(s.port, 8, path or "/work")
+  local function under_load(path, n_anew)
+    local kept, anew = load.start(s.port, 20, path or "/work"), load.start(s.port, n_anew or 8, path or "/work")
     anew.request = anew.request:gsub("\r\n\r\n$", "\r\nConnection: close\r\n\r\n")
     local l = {}
     function l.run(_, done, seconds)
@@ -168,6 +175,29 @@ describe("an upgrade", function()
     assert.equal(number + 1, s:get("/number").json.number) -- from the block that was leased before
   end)
 
+  it("keeps the old and the new workers' connections within the machine's", function()
+    start { pg = { pool_size = 24 } }
+    local function n_connections()
+      return s:sql("SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()")[1].n - 1 -- psql's
+    end
+    local l, most = under_load "/tx", 0
+    server.eventually("all connections for transactions", function()
+      l:for_more(40)
+      return n_connections() >= 12
+    end)
+    local before = n_connections()
+    save "new"
+    local old, done = s.pid, s:chowk "upgrade"
+    l:run(function()
+      most = math.max(most, n_connections())
+      return done() and is_gone(old)
+    end)
+    s.pid = pid_file()
+    assert.truthy(most <= before + 2 * 3 + 2, most .. ", were " .. before) -- new workers begin with one of each lane
+    l:run(function() return n_connections() >= before end)
+    l.lost()
+  end)
+
   local function refused(l, expected, prepare)
     local old = s.pid
     prepare()
@@ -206,14 +236,14 @@ describe("an upgrade", function()
   end)
 
   it("that takes too long is given up, and what its workers have accepted is answered", function()
-    start { upgrade = { timeout = "2s" } }
-    local l = under_load "/long"
-    refused(l, "not ready within 2000 ms", binary "#!/bin/sh\nexec sleep 100\n")
+    start { upgrade = { timeout = "3s" } }
+    local l = under_load("/long", 32)
+    refused(l, "not ready within 3000 ms", binary "#!/bin/sh\nexec sleep 100\n")
     server.eventually("its end", function() return server.sh("pgrep -P " .. s.pid .. " sleep") == "" end)
     server.sh("ln -sf " .. CHOWK .. " " .. s.binary)
     save "new"
     write("stuck", "")
-    refused(l, "not ready within 2000 ms", function() end)
+    refused(l, "not ready within 3000 ms", function() end)
     l.lost()
     assert.truthy(l.bodies "new" > 0) -- its one ready worker did accept
     assert.equal(200, s:get("/readyz").status)

@@ -6,7 +6,6 @@ local soak = require "tests.soak.soak"
 
 describe("reloads", function()
   local s
-  before_each(function() s = soak.start() end)
   after_each(function() s:stop() end)
 
   -- Reloads once a second in a process of its own, which says in a file what has been committed → its handle
@@ -53,12 +52,16 @@ describe("reloads", function()
     return l
   end
 
+  -- In pairs, one after the other, in turn: whatever else the machine does meets both of a pair. The median of the
+  -- pairs counts. As many workers as cores, as the default is: more would compete with each other.
   it("each second lose no request, mix no code, and cost little", function()
-    local rounds = 3
+    s = soak.start { workers = math.max(2, tonumber((server.sh("nproc"):match("%d+")))) }
+    local rounds = 5
     local seconds, n = math.max(3, math.floor(soak.seconds / rounds)), 0
-    local still, moving, l = {}, {}, checked_load()
+    local ratios, l = {}, checked_load()
     for round = 1, rounds do
-      for _, is_moving in ipairs { false, true } do
+      local p99_ms = {}
+      for _, is_moving in ipairs(round % 2 == 0 and { true, false } or { false, true }) do
         local reloads = is_moving and reload_each_second(n, seconds)
         local wrk = soak.wrk(s.port, "/work", seconds, 64)
         l:run(seconds)
@@ -67,22 +70,24 @@ describe("reloads", function()
           n = assert(tonumber((reloads:read("*l"))), "a reload failed")
           reloads:close()
         end
-        table.insert(is_moving and moving or still, result.p99_ms)
+        p99_ms[is_moving] = result.p99_ms
         soak.say("round %d %s: %.0f requests/s, p99 %.2f ms, %d failed; %d reloads so far", round,
           is_moving and "with reloads" or "without    ", result.rps, result.p99_ms, result.failed, n)
         assert.equal(0, result.failed, result.text)
       end
+      ratios[round] = p99_ms[true] / p99_ms[false]
     end
     l:finish()
     assert.same({}, l.failed)
     assert.truthy(n >= rounds * (seconds - 2) * 0.5, n .. " reloads")
-    local calm, busy = soak.median(still), soak.median(moving)
-    soak.say("%d checked answers; p99 with reloads %.2f ms, without %.2f ms: %.2f times", l.answered, busy, calm,
-      busy / calm)
-    assert.truthy(busy <= 2 * calm, busy / calm)
+    local ratio = soak.median(ratios)
+    soak.say("%d checked answers; p99 with reloads is %.2f times that without (%.2f to %.2f)", l.answered, ratio,
+      ratios[1], ratios[rounds])
+    assert.truthy(ratio <= 2, ratio)
   end)
 
   it("in numbers leave memory and descriptors as they were", function()
+    s = soak.start()
     local function reload(from, to)
       for n = from, to do
         soak.save(s, n)
@@ -100,16 +105,19 @@ describe("reloads", function()
     reload(1, 10)
     local before = footprints()
     reload(11, soak.n_reloads)
-    for i, then_ in ipairs(before) do
+    for _, then_ in ipairs(before) do
       local bytes, fds
-      server.eventually("the descriptors of before", function()
+      pcall(server.eventually, "the descriptors of before", function()
         bytes, fds = soak.footprint(then_[1])
-        return fds == then_.fds
+        return fds <= then_.fds
       end)
       soak.say("%s: %.1f MiB after 10 reloads, %.1f MiB after %d (%+.1f %%); descriptors %d, %d", then_[2],
         then_.bytes / 2 ^ 20, bytes / 2 ^ 20, soak.n_reloads, (bytes / then_.bytes - 1) * 100, then_.fds, fds)
-      before[i].grown = bytes / then_.bytes
+      then_.grown, then_.more = bytes / then_.bytes, fds - then_.fds
     end
-    for _, entry in ipairs(before) do assert.truthy(entry.grown < 1.10, entry[2] .. " " .. entry.grown) end
+    for _, entry in ipairs(before) do
+      assert.truthy(entry.more <= 0, entry[2] .. ": descriptors")
+      assert.truthy(entry.grown < 1.10, entry[2] .. ": memory " .. entry.grown)
+    end
   end)
 end)

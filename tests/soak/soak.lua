@@ -50,6 +50,16 @@ function M.start(config)
   return s
 end
 
+--- What production asks for. Idle connections have a second there to hear that they should go, not a fifth of one: a
+-- client that the machine holds up for as long does not lose them.
+function M.production(config)
+  config = config or {}
+  config.environment = "production"
+  config.razorpay = { key_id = "x", key_secret = "x", webhook_secrets = { "x" } }
+  config.stop = config.stop or { lame_duck = 0 }
+  return config
+end
+
 --- Its output; fails unless it exits with 0.
 function M.chowk(s, arguments)
   local out, code = server.sh(("cd %s && %s %s"):format(s.dir, os.getenv "CHOWK", arguments))

@@ -14,7 +14,7 @@ describe("under full load", function()
   it("a stop answers all that was let in", function()
     local answered = 0
     for round = 1, math.max(2, math.floor(soak.seconds / 10)) do
-      s = soak.start { stop = { lame_duck = round % 2 == 0 and "200ms" or 0 } }
+      s = soak.start(soak.production { stop = { lame_duck = round % 2 == 0 and "200ms" or 0 } })
       local l = load.start(s.port, 128, "/work")
       l:run(1)
       s:kill "TERM"
@@ -29,7 +29,7 @@ describe("under full load", function()
   end)
 
   it("upgrades lose no request and give no number twice", function()
-    s = soak.start()
+    s = soak.start(soak.production())
     local seen, twice, n_upgrades = {}, 0, 0
     local kept, anew = load.start(s.port, 96, "/number"), load.start(s.port, 16, "/work")
     kept.check = function(_, _, body)
