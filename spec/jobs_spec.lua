@@ -488,9 +488,13 @@ describe("jobs on two machines", function()
   end)
 
   it("have each effect once, whoever is killed", function()
-    local n, kills, killed = 200, 0, "''"
-    a:exec("INSERT INTO jobs (kind, max_attempts) SELECT 'exact', 101 FROM generate_series(1, " .. n
-      .. "); NOTIFY chowk_jobs, 'default'")
+    local n, kills, killed = 0, 0, "''"
+    local function more(count)
+      n = n + count
+      a:exec("INSERT INTO jobs (kind, max_attempts) SELECT 'exact', 101 FROM generate_series(1, " .. count
+        .. "); NOTIFY chowk_jobs, 'default'")
+    end
+    more(200)
     server.eventually("all of them", function()
       local by = a:sql("SELECT attempted_by AS by FROM jobs WHERE kind = 'exact' AND state = 'running'"
         .. " AND attempted_by NOT IN (" .. killed .. ") ORDER BY random() LIMIT 1")[1] -- leases outlive the dead
@@ -498,9 +502,10 @@ describe("jobs on two machines", function()
         server.sh("kill -9 " .. by.by:match(":(%d+):"))
         kills, killed = kills + 1, killed .. ", '" .. by.by .. "'"
       end
-      return queue.count(a, "jobs WHERE kind = 'exact' AND state = 'completed'") == n
+      local is_done = queue.count(a, "jobs WHERE kind = 'exact' AND state = 'completed'") == n
+      if is_done and kills < 3 then more(100) end -- they were faster than the executioner
+      return is_done and kills >= 3
     end, 60)
-    assert.truthy(kills >= 3, kills)
     assert.truthy(queue.count(a, "jobs WHERE kind = 'exact' AND attempt > 1") > 0) -- run again, and yet:
     assert.equal(n, queue.count(a, "effects WHERE what = 'exact'"))
     assert.equal(n, a:sql("SELECT count(DISTINCT job) AS n FROM effects WHERE what = 'exact'")[1].n)
