@@ -163,6 +163,21 @@ describe("an order", function()
       assert.equal("coupon_already_used", coupon("WELCOME10", "once@example.IN").json.code)
     end)
 
+    it("may cost nothing, and is paid at once; but not less than anybody can pay", function()
+      s:exec("INSERT INTO coupons (code, kind, value) VALUES ('GIFT', 'flat', 34900), ('NEARLY', 'flat', 34850)")
+      local answer = coupon("NEARLY", nil, { [MUG] = 1 })
+      assert.same({ 422, "total_too_small" }, { answer.status, answer.json.code })
+      answer = coupon("GIFT", nil, { [MUG] = 1 })
+      local order = answer.json
+      assert.same({ 201, 0, "confirmed", "paid", nil },
+        { answer.status, order.total_paise, order.status, order.payment_status, order.razorpay_order_id })
+      assert.equal("confirmed/paid", shop.state(s, order))
+      assert.equal("order.place payment.capture order.confirm", shop.events(s, order))
+      local opened = s:post("/api/orders/" .. order.number .. "/payment",
+        { json = {}, headers = { Authorization = "Order " .. order.access_token } })
+      assert.same({ 409, "nothing_to_pay" }, { opened.status, opened.json.code })
+    end)
+
     it("is not over-used by many at once", function()
       s:exec("INSERT INTO coupons (code, kind, value, usage_limit)"
         .. " VALUES ('RUSH', 'flat', 100, 3), ('MINE', 'flat', 100, NULL)")

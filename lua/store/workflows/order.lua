@@ -14,6 +14,8 @@ local seq = require "chowk.seq"
 local coupon_policy = require "store.policies.coupon"
 local gst = require "store.policies.gst"
 local guest_token = require "store.guest_token"
+local order_machine = require "store.machines.order"
+local payment_machine = require "store.machines.payment"
 local razorpay_id = require "store.razorpay_id"
 local settings = require "store.settings"
 local shipping = require "store.policies.shipping"
@@ -22,6 +24,7 @@ local stock = require "store.workflows.stock"
 local M = {}
 
 local MAX_QUANTITY = 99   -- of one SKU
+local MIN_PAYABLE = 100   -- Razorpay takes no less
 
 -- ---- what it costs: pure -----------------------------------------------------------------------------------
 
@@ -154,7 +157,8 @@ local function describe(order)
                  unit_price_paise = line.unit_price_paise }
   end
   return {
-    number = order.number, status = "pending", payment_status = "unpaid", currency = "INR",
+    number = order.number, status = order.is_free and "confirmed" or "pending",
+    payment_status = order.is_free and "paid" or "unpaid", currency = "INR",
     subtotal_paise = order.subtotal_paise, discount_paise = order.discount_paise,
     shipping_paise = order.shipping_paise, tax_paise = order.tax_paise, total_paise = order.total_paise,
     coupon = order.coupon_code, items = items, razorpay_order_id = order.razorpay_order_id,
@@ -169,6 +173,20 @@ local function refuse_order(refusal) app.fail(refusal.status, refusal.code, refu
 local function defer_all(tx, order)
   tx:defer { stock.reserve(order.lines), insert_order(order) }
   if order.coupon_code then tx:defer { count_coupon(order) } end
+  if order.is_free then -- there is nothing to wait for
+    local by = { actor = "system", data = { amount_paise = 0 } }
+    tx:defer(payment_machine:statements("unpaid", order.id, "capture", by))
+    tx:defer(order_machine:statements("pending", order.id, "confirm", by))
+  end
+end
+
+--- A total that nobody can pay is refused while the basket can still be changed; one of nothing is paid.
+local function check_total(order)
+  if order.total_paise > 0 and order.total_paise < MIN_PAYABLE then
+    local detail = "An order comes to nothing or to at least %d paise, not to %d."
+    refuse_order { status = 422, code = "total_too_small", detail = detail:format(MIN_PAYABLE, order.total_paise) }
+  end
+  order.is_free = order.total_paise == 0
 end
 
 --- A number that is taken: the sequence is behind the orders, as after a backup was restored. Catches up with them; the
@@ -200,9 +218,10 @@ function M.place(tx, request)
     if not coupon then refuse_order(refusal) end
   end
   settle_amounts(order, coupon)
+  check_total(order)
   order.number = seq.next("order")
   tx:on_duplicate("orders_order_number_key", function() catch_up(order.number) end)
-  order.razorpay_order_id = settings.development and razorpay_id.order() or nil
+  order.razorpay_order_id = settings.development and not order.is_free and razorpay_id.order() or nil
   defer_all(tx, order)
   return describe(order)
 end
