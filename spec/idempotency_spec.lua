@@ -231,7 +231,10 @@ describe("idempotent routes", function()
           assert.same({ status, nil }, { a.status, a.headers["idempotent-replayed"] })
         end
       end
-      for _ = 1, 2 do assert.is_nil(post("/bug", nil, { key = "bug" }).headers["idempotent-replayed"]) end
+      for _ = 1, 2 do
+        local a = post("/bug", nil, { key = "bug" })
+        assert.same({ 500, nil }, { a.status, a.headers["idempotent-replayed"] })
+      end
       assert.same({ 409, "after_error" }, { post("/broken-then-fail").status, post("/broken-then-fail").json.code })
       assert.equal(500, post("/broken-then-on", nil, { key = "on" }).status)
       assert.equal(0, effects())
@@ -271,6 +274,18 @@ describe("idempotent routes", function()
       assert.equal("slow", first())
       assert.equal("true", post("/slow").headers["idempotent-replayed"])
       assert.equal(1, effects("slow"))
+    end)
+
+    it("run when who was at the key is gone without an answer", function()
+      s:exec [[ALTER FUNCTION idempotency_claim RENAME TO claim_truly; CREATE SEQUENCE claims;
+        CREATE FUNCTION idempotency_claim(s text, k text) RETURNS void LANGUAGE plpgsql AS
+        'BEGIN IF nextval(''claims'') = 1 THEN RAISE ''in use'' USING ERRCODE = ''CH409''; END IF;
+          PERFORM claim_truly(s, k); END']]
+      local a = post("/add", 7)
+      s:exec "DROP FUNCTION idempotency_claim; ALTER FUNCTION claim_truly RENAME TO idempotency_claim"
+      assert.equal(201, a.status, a.body)
+      assert.equal("true", post("/add", 7).headers["idempotent-replayed"])
+      assert.equal(1, effects())
     end)
 
     it("run once for many copies at once", function()

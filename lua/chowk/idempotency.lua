@@ -184,7 +184,7 @@ function M.finish_statement(sql, claim, fence, record)
   return { sql, claim.scope, claim.key, fence, M.seal(claim, record), TTL_S }
 end
 
--- An answer that is not kept is raised: that rolls back.
+-- An answer that is not kept is raised: that undoes it.
 local function run_and_record(req, handler, tx)
   local record, is_kept = M.record(req, handler(req, tx))
   if not is_kept then error({ not_kept = record }, 0) end
@@ -198,30 +198,40 @@ local function is_refusal(err)
   return vm.is_err(err) and REFUSALS[err.sqlstate] or false
 end
 
+--- Does the transaction end with what was raised, or run again? Anything else is undone to the savepoint: the commit
+-- behind it is waited for, a rollback is not, and a retry that came sooner would find the key in use.
+function M.ends_transaction(err)
+  return vm.is_err(err) and (err.sqlstate ~= nil or err.code == "unavailable" or err.code == "commit_unknown")
+end
+
+-- → the record to keep; or nil, and what to raise (or { not_kept = record }) once the transaction is over
 local function attempt(tx, req, handler)
-  local problem
+  local outcome
   local record = tx:savepoint(function()
     local ok, result = raw_pcall(run_and_record, req, handler, tx)
     if ok then return result end
     vm.check()
     if is_refusal(result) then error({ refused = result }, 0) end -- there is no savepoint to go back to
-    if not M.is_kept(result) then error(result, 0) end
-    problem = result
+    if M.ends_transaction(result) then error(result, 0) end
+    outcome = result
     raise.failure("refused", "undone") -- a run-time failure undoes the savepoint
   end)
-  return record or M.problem_record(problem)
+  if record then return record end
+  if M.is_kept(outcome) then return M.problem_record(outcome) end
+  return nil, outcome
 end
 
 local function run_once(tx, req, handler, claim)
   pg_core.send(tx.handle, CLAIM, claim.scope, claim.key)
   tx.keeps_answer = true
-  local record = attempt(tx, req, handler)
-  tx:defer { M.keep_statement(claim, record) }
-  return record
+  local record, outcome = attempt(tx, req, handler)
+  if record then tx:defer { M.keep_statement(claim, record) } end
+  return record, outcome
 end
 
---- What a refused claim comes to: the kept record, or the error that says why there is none. Yields.
-function M.resolve(claim, err)
+-- What a refused claim comes to: the kept record, or 409; nil when nobody is at the key any more, and it is unknown
+-- what stopped the claim: statements that were on their way behind it only know that they were skipped. Yields.
+local function resolve(claim, err)
   -- The lock first: once it is free, what its last holder committed can be seen.
   local is_free = pg.value("SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))", claim.context)
   local earlier = pg.one(FIND, claim.scope, claim.key, claim.fingerprint)
@@ -230,18 +240,22 @@ function M.resolve(claim, err)
     return M.unseal(claim, earlier.answer)
   end
   local is_ours = err.sqlstate == "CH409" or err.sqlstate == "CH200"
-  if is_free and not is_ours then error(err, 0) end -- nobody was at it: the handler went on after a failed statement
+  if is_free and not is_ours then return nil end
   M.in_progress()
 end
 
-local function run_or_resolve(req, handler, claim)
-  local ok, record = raw_pcall(pg.tx, function(tx) return run_once(tx, req, handler, claim) end)
-  if ok then return record, false end
+local function run_or_resolve(req, handler, claim, is_again)
+  local ok, record, outcome = raw_pcall(pg.tx, function(tx) return run_once(tx, req, handler, claim) end)
+  if ok and not outcome then return record, false end
+  if ok and type(outcome) == "table" and outcome.not_kept then return outcome.not_kept, false end
+  if ok then error(outcome, 0) end
   vm.check()
-  if type(record) == "table" and record.not_kept then return record.not_kept, false end
   local refusal = type(record) == "table" and record.refused or record
   if not is_refusal(refusal) then error(record, 0) end
-  return M.resolve(claim, refusal), true
+  local kept = resolve(claim, refusal)
+  if kept then return kept, true end
+  if is_again then error(refusal, 0) end
+  return run_or_resolve(req, handler, claim, true)
 end
 
 --- The function of a route with `idempotent = true`, around its handler(req, tx).

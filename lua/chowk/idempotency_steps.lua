@@ -106,20 +106,22 @@ local function value_of(entry)
   return value
 end
 
--- fn's result as JSON has it, so that a retry sees the same; or nil and the problem that is the answer.
+-- fn's result as JSON has it, so that a retry sees the same; or nil, and what it raised.
 local function run_step(fn, tx)
-  local problem
+  local raised
   local entry = tx:savepoint(function()
     local ok, result = raw_pcall(fn, tx)
     if ok then return json.decode(json.encode { value = result }) end
     vm.check()
-    if not idempotency.is_kept(result) then error(result, 0) end
-    problem = result
+    if idempotency.ends_transaction(result) then error(result, 0) end
+    raised = result
     raise.failure("refused", "undone")
   end)
-  return entry, problem
+  return entry, raised
 end
 
+-- → the results so far, with this step's; or nil: the answer is known; or what the step raised, and whether that is the
+-- answer, kept
 local function step_in(run, name, fn, tx)
   local is_first = not run.is_leased
   if is_first then
@@ -127,20 +129,22 @@ local function step_in(run, name, fn, tx)
   else
     hold(run, tx)
   end
-  local entry, problem = run.results[name], nil
+  local entry, raised = run.results[name], nil
   if not entry then
     tx.keeps_answer = true
-    entry, problem = run_step(fn, tx)
+    entry, raised = run_step(fn, tx)
   end
+  local is_answer = raised ~= nil and idempotency.is_kept(raised)
+  if raised ~= nil and not is_answer then return run.results, raised, false end
   local results = copy(run.results)
   results[name] = entry
   if is_first then tx:defer { lease_statement(run, results) } end
-  if problem then
-    tx:defer { idempotency.finish_statement(FINISH, run.claim, run.fence, idempotency.problem_record(problem)) }
+  if is_answer then
+    tx:defer { idempotency.finish_statement(FINISH, run.claim, run.fence, idempotency.problem_record(raised)) }
   elseif not is_first then
     tx:defer { { SAVE, run.claim.scope, run.claim.key, run.fence, seal_results(run, results) } }
   end
-  return results, problem
+  return results, raised, is_answer
 end
 
 local function step(run, name, fn)
@@ -151,12 +155,13 @@ local function step(run, name, fn)
   run.names[name] = true
   local known = run.is_leased and run.results[name]
   if known then return value_of(known) end
-  local results, problem = pg.tx(function(tx) return step_in(run, name, fn, tx) end)
+  local results, raised, is_answer = pg.tx(function(tx) return step_in(run, name, fn, tx) end)
   if not results then error(REPLAY, 0) end
+  if raised ~= nil and not is_answer then error(raised, 0) end
   run.is_leased, run.results = true, results
-  if problem then
+  if is_answer then
     run.is_finished = true
-    error(problem, 0)
+    error(raised, 0)
   end
   return value_of(results[name])
 end
