@@ -9,9 +9,22 @@ local app, task = require "chowk.app", require "chowk.task"
 local routes = app.routes()
 routes:get("/", function() return { hello = "world" } end)
 routes:get("/stopping", function() return app.is_stopping() and 503 or 200, {} end)
+local kept = {}
+routes:get("/grow", function() for i = 1, 150 do kept[i] = ("x"):rep(1048576) .. i end return {} end)
 routes:get("/slow", function() task.sleep(1); return { slow = true } end)
 return routes
 ]]
+
+-- Aborts at its start while there is a file "crash".
+local CRASHES = APP:gsub("return routes", [[
+app.on_start(function()
+  if not io.open("crash") then return end
+  local ffi = require "ffi"
+  ffi.cdef "void abort(void);"
+  ffi.C.abort()
+end)
+routes:get("/ready", function() return app.is_degraded() and 503 or 200, {} end)
+return routes]])
 
 local CONF = "return { workers = 2, stop = { lame_duck = 0 } }"
 
@@ -43,12 +56,14 @@ describe("processes", function()
   end
 
   -- Starts chowk; its exit code is written to <dir>/exit when it ends.
-  local function start(dir, port, command)
+  local function start(dir, port, command, admin)
     local out = server.sh(([[
       cd %s && rm -f pid exit
       unset DATABASE_URL REDIS_URL
+      [ -z "%s" ] || export CHOWK_ADMIN_LISTEN=127.0.0.1:%s
       (PORT=%s sh -c 'echo $$ >pid; exec %s %s' >log 2>&1; echo $? >exit) >/dev/null 2>&1 &
-      while ! [ -s pid ]; do sleep 0.01; done; cat pid]]):format(dir, tostring(port), CHOWK, command or "serve"))
+      while ! [ -s pid ]; do sleep 0.01; done; cat pid]]):format(dir, admin or "", admin or "", tostring(port), CHOWK,
+      command or "serve"))
     local pid = tonumber(out:match("%d+"))
     pids[#pids + 1] = pid
     return { pid = pid, dir = dir, port = port, log = function() return read(dir .. "/log") end }
@@ -64,8 +79,8 @@ describe("processes", function()
     return (answer or partial or ""):match("^HTTP/1.1 (%d+)")
   end
 
-  local function serving(dir, command)
-    local s = start(dir, server.free_port(), command)
+  local function serving(dir, command, admin)
+    local s = start(dir, server.free_port(), command, admin)
     server.eventually("first answer", function() return get(s.port, "/") == "200" or not is_alive(s.pid) end)
     assert.truthy(is_alive(s.pid), s.log())
     return s
@@ -75,6 +90,10 @@ describe("processes", function()
     local list = {}
     for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do list[#list + 1] = tonumber(pid) end
     return list
+  end
+
+  local function worker(s, id)
+    return tonumber(server.sh("pgrep -P " .. s.pid .. " -f -- '--worker " .. id .. "'"):match("%d+"))
   end
 
   local function exit_code(s)
@@ -197,22 +216,82 @@ describe("processes", function()
     assert.equal(0, l.refused)
   end)
 
-  it("serves on through a crash loop, listener of the lost worker included", function()
+  it("is killed over and over and serves on", function()
     local s = serving(new_dir())
-    local function worker_0() return tonumber(server.sh("pgrep -P " .. s.pid .. " -f -- '--worker 0'"):match("%d+")) end
     local last
-    server.eventually("the crash loop's end", function()
-      local pid = worker_0()
-      if pid and pid ~= last then
-        last = pid
-        server.sh("kill -KILL " .. pid)
-      end
-      return s.log():find("crash loop", 1, true)
-    end, 60)
-    for _ = 1, 40 do assert.equal("200", get(s.port, "/", 3)) end
-    assert.is_nil(worker_0())
-    server.sh("kill -TERM " .. s.pid)
-    assert.equal(0, exit_code(s))
+    for _ = 1, 10 do -- more than a crash loop has deaths
+      server.eventually("the next one", function()
+        local pid = worker(s, 0)
+        local is_new = pid and pid ~= last
+        last = pid or last
+        return is_new
+      end)
+      server.sh("kill -KILL " .. last)
+      for _ = 1, 5 do assert.equal("200", get(s.port, "/", 10)) end
+    end
+    server.eventually("its return", function() return worker(s, 0) and worker(s, 0) ~= last end)
+    assert.falsy(s.log():find("crash loop", 1, true))
+  end)
+
+  it("serves on through a crash loop and the death of who serves for it, and new code ends it", function()
+    local admin = server.free_port()
+    local s = serving(new_dir(CRASHES, [[return { workers = 2, stop = { lame_duck = 0 },
+      sandbox = { allow = { "io.open", "ffi" } } }]]), "serve", admin)
+    server.eventually("readiness", function() return get(admin, "/readyz") == "200" end)
+    server.sh("touch " .. s.dir .. "/crash && kill -KILL " .. worker(s, 0))
+    server.eventually("the crash loop's end", function() return s.log():find("crash loop", 1, true) end, 60)
+    assert.is_nil(worker(s, 0))
+    assert.equal("503", get(admin, "/readyz"))
+    for _ = 1, 20 do assert.equal("200", get(s.port, "/")) end
+    assert.equal("503", get(s.port, "/ready"))
+    server.sh("rm " .. s.dir .. "/crash && kill -KILL " .. worker(s, 1))
+    for _ = 1, 20 do assert.equal("200", get(s.port, "/")) end
+    assert.is_nil(worker(s, 0))
+    local out, code = server.sh(("cd %s && %s reload"):format(s.dir, CHOWK))
+    assert.equal(0, code, out)
+    server.eventually("its return", function() return worker(s, 0) and get(admin, "/readyz") == "200" end)
+    assert.equal("200", get(s.port, "/ready"))
+  end)
+
+  -- Many clients, each request on a connection of its own; what they are answered, sorted and counted.
+  local function load_while(s, fn)
+    local files = {}
+    for i = 1, 4 do
+      files[i] = s.dir .. "/load" .. i
+      server.sh(([[(while ! [ -e %s/enough ]; do
+        curl -s -m 30 -o /dev/null -w '%%{http_code}\n' http://127.0.0.1:%d/ || echo "curl: $?"
+        done >%s; touch %s.done) >/dev/null 2>&1 &]]):format(s.dir, s.port, files[i], files[i]))
+    end
+    server.eventually("load", function() return #read(files[4]) > 0 end)
+    fn()
+    server.sh("touch " .. s.dir .. "/enough")
+    server.eventually("its end", function()
+      return server.sh("ls " .. s.dir .. "/*.done 2>/dev/null | wc -l"):match("%d+") == "4"
+    end)
+    return server.sh("sort -u " .. table.concat(files, " "))
+  end
+
+  it("replaces one that takes too much memory, and one that is told to go, without a lost request", function()
+    local s = serving(new_dir(nil, [[return { workers = 1, stop = { lame_duck = 0 },
+      worker = { max_memory = "100MiB" } }]]))
+    local first = worker(s, 0)
+    local sock = socket.connect("127.0.0.1", s.port)
+    local seen = load_while(s, function()
+      assert.equal("200", get(s.port, "/grow"))
+      sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+      server.eventually("a successor", function() return s.log():find("worker is replaced", 1, true) end)
+      server.eventually("the first one's end", function() return not is_alive(first) end)
+      local second = worker(s, 0)
+      server.sh("kill -TERM " .. second)
+      server.eventually("another", function()
+        return not is_alive(second) and get(s.port, "/") == "200" and #workers(s) == 1
+      end)
+    end)
+    assert.equal("200\n", seen)
+    sock:settimeout(10)
+    assert.equal("HTTP/1.1 200 OK", (sock:receive("*l"))) -- was in flight with the one that left
+    assert.truthy(s.log():find("worker.max_memory", 1, true))
+    assert.falsy(s.log():find("worker died", 1, true), s.log())
   end)
 
   it("drains and ends its workers when the master is killed", function()
@@ -252,6 +331,19 @@ describe("processes", function()
       assert.equal(message, s.log():sub(1, #message))
       assert.equal(1, select(2, s.log():gsub("\n", "")), s.log())
       assert.is_nil(get(s.port, "/"))
+    end
+  end)
+
+  it("ends with 1 and the place when the application does not end loading", function()
+    for app, message in pairs {
+      ["local x = 0\nwhile true do x = x + 1 end"] = "app.lua:2: this still ran when the time for new code was over "
+        .. "(worker.start_timeout)\n",
+      ["local x = ('x'):rep(60)\nx:find(('x*'):rep(30) .. 'y')"] = "worker 0: it was not ready in time "
+        .. "(worker.start_timeout): ",
+    } do
+      local s = start(new_dir(app, "return { workers = 1, worker = { start_timeout = '100ms' } }"), server.free_port())
+      assert.equal(1, exit_code(s))
+      assert.equal(message, s.log():sub(1, #message))
     end
   end)
 

@@ -71,13 +71,18 @@ describe("a worker", function()
 
   it("that runs out of memory answers 500 to that request and serves on", function()
     local before = pids()
-    for _ = 1, 4 do
+    local function run_out()
       local a = s:get("/memory")
       assert.same({ 500, "internal_error" }, { a.status, a.json.code })
       for _ = 1, 5 do assert.equal("ok", s:get("/").body) end
     end
+    for _ = 1, 2 do run_out() end
     assert.equal(before, pids())
     logged("not enough memory", "the Lua heap is at its cap")
+    for _ = 1, 3 do run_out() end -- one of two has had three by now, within the minute
+    logged("three activities in a minute ran out of memory", "worker is replaced")
+    for _ = 1, 5 do assert.equal("ok", s:get("/").body) end
+    assert.falsy(s:log():find("worker died", 1, true))
   end)
 
   it("whose Lua holds the loop for a while is told", function()

@@ -23,6 +23,14 @@ static int is_development(lua_State *L)
     return 1;
 }
 
+/* is_degraded() → boolean: some worker is in a crash loop */
+static int is_degraded(lua_State *L)
+{
+    const struct env *env = vm_env(vm_of(L));
+    lua_pushboolean(L, env->n_failed && *env->n_failed > 0);
+    return 1;
+}
+
 /* is_stopping() → boolean: a stop has begun (lame duck or drain) */
 static int is_stopping(lua_State *L)
 {
@@ -32,8 +40,11 @@ static int is_stopping(lua_State *L)
 
 int bind_config_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {
-        {"read", read_config}, {"is_development", is_development}, {"is_stopping", is_stopping}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"is_degraded", is_degraded},
+                                         {"read", read_config},
+                                         {"is_development", is_development},
+                                         {"is_stopping", is_stopping},
+                                         {NULL, NULL}};
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
     return 1;

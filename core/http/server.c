@@ -95,6 +95,18 @@ void http_server_listen(struct http_server *server, int fd)
     server->n_listeners++;
 }
 
+void http_server_unlisten(struct http_server *server, int fd)
+{
+    CHECK_OBJ(server, HTTP_SERVER_MAGIC);
+    for (size_t i = 0; i < server->n_listeners; i++) {
+        if (listener_fd(server->listeners[i]) != fd)
+            continue;
+        listener_free(server->listeners[i]);
+        server->listeners[i] = server->listeners[--server->n_listeners];
+        return;
+    }
+}
+
 /* ---- for every answer -------------------------------------------------------------------------------- */
 
 struct slice http_server_date(struct http_server *server)

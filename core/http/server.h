@@ -45,6 +45,8 @@ struct http_server *http_server_new(const struct http_server_opts *opts);
 void http_server_set_router(struct http_server *server, const struct http_router *router, struct slice generation);
 /* Adds a listening descriptor (borrowed) to accept from. */
 void http_server_listen(struct http_server *server, int fd);
+/* Accepts from it no more; what was accepted stays. Safe when it is not among them. */
+void http_server_unlisten(struct http_server *server, int fd);
 /* Stops accepting; in-flight requests are answered with Connection: close; idle connections are kept for
  * `grace_ms` and still served, then closed (FACTS 10.11). on_drained fires once when none is left. */
 void http_server_drain(struct http_server *server, uint32_t grace_ms, void (*on_drained)(void *data), void *data);

@@ -286,6 +286,11 @@ void listener_set_farewell(struct listener *listener, struct slice bytes)
     listener->farewell = bytes;
 }
 
+int listener_fd(const struct listener *listener)
+{
+    return listener->fd;
+}
+
 void listener_free(struct listener *listener)
 {
     CHECK_OBJ(listener, LISTENER_MAGIC);

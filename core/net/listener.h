@@ -24,4 +24,5 @@ struct listener *listener_new(struct loop *loop, int fd /* borrowed */, listener
 void listener_pause(struct listener *listener, bool paused);
 /* What a connection is told that must be turned away; nothing by default. Borrows for the listener's life. */
 void listener_set_farewell(struct listener *listener, struct slice bytes);
+int listener_fd(const struct listener *listener);
 void listener_free(struct listener *listener); /* does not close the fd; safe inside fn */

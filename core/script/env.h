@@ -36,6 +36,7 @@ struct env {
      * last reload failed, so this is not what is on disk); nothing otherwise. NULL: never anything. */
     void (*note_code)(void *data, struct buf *out);
     void *note_data;
-    int worker_id;    /* 0-based; -1 in `chowk run`, `check` … */
-    bool is_stopping; /* a stop has begun: still serving, but /readyz says no (lame duck) */
+    int worker_id;                    /* 0-based; -1 in `chowk run`, `check` … */
+    bool is_stopping;                 /* a stop has begun: still serving, but /readyz says no (lame duck) */
+    const _Atomic uint32_t *n_failed; /* workers that are in a crash loop: as is_stopping; NULL: nobody counts */
 };

@@ -213,6 +213,7 @@ static void try_build(struct generations *set)
         return;
     }
     gen->state = BUILDING;
+    gen->guard.time_key = "reload.timeout";
     gen->guard.max_bytes = set->opts.load_bytes;
     atomic_store(&gen->guard.deadline_ms, clock_ms() + set->opts.load_ms);
     work_push(set->work, &gen->job, run_build, on_built);

@@ -19,7 +19,7 @@ static void on_count(lua_State *L, lua_Debug *ar)
     (void)ar;
     const struct guard *guard = vm_of(L)->guard;
     if (guard && clock_ms() >= atomic_load(&guard->deadline_ms))
-        lx_misuse(L, "this still ran when the time for new code was over (reload.timeout)");
+        lx_misuse(L, "this still ran when the time for new code was over (%s)", guard->time_key);
 }
 
 static void note_position(lua_State *L, char *out, size_t size)

@@ -12,6 +12,7 @@ struct vm;
 
 struct guard {
     _Atomic uint64_t deadline_ms; /* clock_ms; another thread may move it, 0: at once */
+    const char *time_key;         /* which key set it, for the message; borrowed for ever */
     size_t max_bytes;             /* of the Lua heap */
     char refused_at[128];         /* where memory ran out first: "lua/app.lua:3: "; "" = it did not */
 };

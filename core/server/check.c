@@ -60,6 +60,7 @@ static enum status load(struct check *check, unsigned n_processes)
     config_log_open(check->config, "check");
     set_limits(check->config);
     atomic_store(&check->guard.deadline_ms, clock_ms() + (uint64_t)config_number(check->config, CONFIG_RELOAD_TIMEOUT));
+    check->guard.time_key = "reload.timeout";
     check->guard.max_bytes = (size_t)config_number(check->config, CONFIG_RELOAD_MAX_MEMORY);
     check->bundle_fd = host_build_bundle(check->config, err);
     if (check->bundle_fd < 0)
@@ -70,6 +71,7 @@ static enum status load(struct check *check, unsigned n_processes)
                                      .worker_id = -1,
                                      .n_processes = n_processes,
                                      .guard = &check->guard,
+                                     .keeps_guard = true,
                                      .trace = &check->trace};
     return host_open(&check->host, &check->opts, err);
 }

@@ -184,7 +184,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
                          .generation = opts->generation,
                          .main = main,
                          .guard = opts->guard,
-                         .keeps_guard = opts->guard != NULL,
+                         .keeps_guard = opts->keeps_guard,
                          .trace = opts->trace};
     host->vm = vm_new(&vm, err);
     return host->vm ? OK : ERR;

@@ -17,10 +17,11 @@ struct host_opts {
     const struct segments *segments; /* shared with the other workers; NULL: none. Borrowed for the call */
     int worker_id;                   /* 0-based; -1: not a worker */
     unsigned n_processes;            /* workers and job workers: they share pg.pool_size */
-    struct guard *guard;             /* as in vm_opts, and it stays; NULL: none. Borrowed for the host's life */
-    struct buf *trace;               /* as in vm_opts; NULL: nobody asks */
-    struct running *running;         /* where what runs is shown; NULL: nowhere. Borrowed for the host's life */
-    bool has_services;               /* connects to PostgreSQL and Redis; false: loads only */
+    struct guard *guard;             /* as in vm_opts, as the next; NULL: none. Borrowed for the host's life */
+    bool keeps_guard;
+    struct buf *trace;       /* as in vm_opts; NULL: nobody asks */
+    struct running *running; /* where what runs is shown; NULL: nowhere. Borrowed for the host's life */
+    bool has_services;       /* connects to PostgreSQL and Redis; false: loads only */
 };
 
 struct host { /* read its fields; host_open and host_close write them */

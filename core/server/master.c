@@ -36,6 +36,9 @@
 /* How long sockets that take no new connection are still accepted from: handshakes under way end meanwhile. */
 enum { DOOR_MS = 200, DOOR_DEV_MS = 50 };
 
+/* A worker's own limit is worker.start_timeout: it should be the one to say which line takes so long. */
+enum { START_GRACE_MS = 2000 };
+
 struct master {
     const struct master_opts *opts;
     bool is_owner; /* it speaks for the server: lock, paths, systemd. Not yet, or no more, in an upgrade */
@@ -173,10 +176,11 @@ static void on_down(void *data, const char *why)
 static void on_child(void *data, int signum UNUSED)
 {
     struct master *master = data;
-    unsigned n_alive = supervisor_n_alive(master->supervisor);
+    unsigned n_before = supervisor_n_alive(master->supervisor);
     supervisor_reap(master->supervisor);
-    if (supervisor_n_alive(master->supervisor) != n_alive)
-        upgrade_left(master->upgrade, supervisor_n_alive(master->supervisor), supervisor_n_slots(master->supervisor));
+    unsigned n_alive = supervisor_n_alive(master->supervisor), n_slots = supervisor_n_slots(master->supervisor);
+    if (n_alive != n_before)
+        upgrade_left(master->upgrade, n_alive < n_slots ? n_alive : n_slots, n_slots);
     master_reload_reap(master->reload);
     upgrade_reap(master->upgrade);
     if (master->opts->on_child && master->n_stops == 0)
@@ -477,11 +481,14 @@ static enum status open_master(struct master *master, struct err *err)
                                    .listeners = master->listeners.fds,
                                    .extra = master->listeners.extra,
                                    .n_extra = master->listeners.n_extra,
-                                   .is_extra_shared = master->listeners.is_shared,
+                                   .is_shared = master->listeners.is_shared,
                                    .config_fd = master->config_fd,
                                    .segments = &master->segments,
                                    .board = master->board,
                                    .stall_ms = (uint32_t)config_number(config, CONFIG_WORKER_STALL),
+                                   .start_ms =
+                                       (uint32_t)config_number(config, CONFIG_WORKER_START_TIMEOUT) + START_GRACE_MS,
+                                   .max_memory = (uint64_t)config_number(config, CONFIG_WORKER_MAX_MEMORY),
                                    .drain_ms = (uint32_t)config_number(config, CONFIG_DRAIN),
                                    .on_up = on_up,
                                    .on_down = on_down,

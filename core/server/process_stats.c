@@ -71,3 +71,21 @@ bool process_stats_read(pid_t pid, struct process_stats *out)
     out->open_fds = count_fds(pid);
     return true;
 }
+
+uint64_t process_stats_waited_us(pid_t pid)
+{
+    char path[64], text[128];
+    unsigned long long waited_ns = 0;
+    snprintf(path, sizeof(path), "/proc/%d/schedstat", (int)pid);
+    bool is_read = read_file(path, text, sizeof(text)) && sscanf(text, "%*u %llu", &waited_ns) == 1;
+    return is_read ? waited_ns / 1000 : 0;
+}
+
+uint64_t process_stats_own_bytes(void)
+{
+    char text[128];
+    unsigned long long resident = 0, shared = 0;
+    if (!read_file("/proc/self/statm", text, sizeof(text)) || sscanf(text, "%*u %llu %llu", &resident, &shared) != 2)
+        return 0;
+    return (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+}

@@ -15,3 +15,7 @@ struct process_stats {
 };
 /* False: there is no such process. */
 bool process_stats_read(pid_t pid, struct process_stats *out) MUST_CHECK;
+/* For how long its first thread could have run but had no core, in µs; 0: the kernel does not say. */
+uint64_t process_stats_waited_us(pid_t pid);
+/* Memory of this process that no other shares, in bytes; 0: not known. */
+uint64_t process_stats_own_bytes(void);

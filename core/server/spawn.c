@@ -12,6 +12,7 @@ NORETURN static void run_child(const struct spawn_opts *opts)
 {
     int high[SPAWN_MAX_FDS];
     sigset_t none;
+    signal(SIGTERM, SIG_DFL); /* until exec the handlers are the parent's, and would tell the parent */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGINT, SIG_IGN);
@@ -39,9 +40,13 @@ NORETURN static void run_child(const struct spawn_opts *opts)
 pid_t spawn_self(const struct spawn_opts *opts, struct err *err)
 {
     CHECK(opts->n_fds <= SPAWN_MAX_FDS);
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
     pid_t pid = fork();
     if (pid == 0)
         run_child(opts);
+    sigprocmask(SIG_SETMASK, &before, NULL);
     if (pid < 0)
         err_errno(err, errno, "fork");
     return pid;

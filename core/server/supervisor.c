@@ -1,106 +1,75 @@
 /* The workers' slots.
  *
  *   DOWN → STARTING → READY → DOWN …      a death brings a slot back to DOWN, with a timer for the next start
- *                  ↘        ↘ FAILED      a crash loop: nothing starts it again
+ *                  ↘        ↘ FAILED      a crash loop: nothing starts it again, but new code, or the last worker's
+ *                                         recovery: that one is never given up, so that the service outlives anything
  *   any → GONE                            once a stop has begun, a death is final
  *
  * The first start is all or nothing: a worker that fails before all have been ready once fails the start, because a
  * misconfigured server should say so and exit, not crash-loop. Afterwards a death is survived. The reason a worker
- * gives for failing comes as a CONTROL_FAIL message and is reported here, once, not by each worker. */
+ * gives for failing comes as a CONTROL_FAIL message and is reported here, once, not by each worker.
+ *
+ * A slot may have a second process for a while. One that should go though it serves (recycle.h), or that goes by itself
+ * (a TERM of its own), gets a successor first; when that is ready it takes the slot, and the other becomes the leaver,
+ * which finishes what it has begun. So nobody misses it, also where it is the only worker.
+ *
+ * What must hold at any time, whatever happened before, is looked at each tick: who stalls (watchdog.h), who accepts
+ * from which listener (adoption.h), who should be replaced. */
 #include "server/supervisor.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/metrics.h"
-#include "net/poll.h"
-#include "net/timer.h"
-#include "server/control.h"
-#include "server/respawn.h"
-#include "server/watchdog.h"
-#include "server/worker.h"
+#include "server/supervisor_priv.h"
 
 #define SUPERVISOR_MAGIC 0x50e4a10eu
 
-enum { KILL_AFTER_MS = 5000 }; /* beyond the drain a worker allows itself */
-
-enum slot_state { SLOT_DOWN, SLOT_STARTING, SLOT_READY, SLOT_FAILED, SLOT_GONE };
-
-struct slot {
-    struct supervisor *supervisor;
-    enum slot_state state;
-    unsigned id;      /* of its role, from 0 */
-    const char *role; /* "worker", or "jobs": no listener, serves nobody */
-    pid_t pid;        /* 0 = no process */
-    int control;      /* -1 = closed */
-    struct poll *poll;
-    struct timer restart;
-    struct respawn respawn;
-    uint64_t started_ms, last_beat_ms;
-    bool is_lent;                   /* a sibling accepts from its listener */
-    char why[CONTROL_TEXT_MAX + 1]; /* its last CONTROL_FAIL */
-};
-
-struct supervisor {
-    unsigned magic;
-    struct supervisor_opts opts;
-    struct slot *slots;
-    struct watchdog *watchdog; /* NULL: there is no board */
-    struct timer kill;
-    int bundle_fd;       /* supervisor_set_code */
-    uint32_t generation; /* of it */
-    unsigned share;      /* supervisor_set_share */
-    bool is_up, is_stopping, is_killed, is_down;
-    char why[CONTROL_TEXT_MAX + 64]; /* the start failed, or the service did; "" = neither */
-};
+enum { KILL_AFTER_MS = 5000 /* beyond the drain a worker allows itself */ };
 
 static void start_slot(struct slot *slot);
 
-/* Workers first, then job workers. */
-static unsigned n_slots(const struct supervisor *supervisor)
+static unsigned place_of(const struct slot *slot)
 {
-    return supervisor->opts.n_workers + supervisor->opts.n_job_workers;
+    return (unsigned)(slot - slot->supervisor->slots);
 }
 
-static bool is_job_worker(const struct slot *slot)
+/* Workers first, then job workers. */
+bool slot_is_job_worker(const struct slot *slot)
 {
-    return slot >= slot->supervisor->slots + slot->supervisor->opts.n_workers;
+    return place_of(slot) >= slot->supervisor->opts.n_workers;
 }
 
 static unsigned count(const struct supervisor *supervisor, enum slot_state state)
 {
     unsigned n = 0;
-    for (unsigned i = 0; i < n_slots(supervisor); i++)
+    for (unsigned i = 0; i < supervisor->n_slots; i++)
         n += supervisor->slots[i].state == state;
     return n;
 }
 
-/* No slot is left that would serve. */
-static bool has_failed(const struct supervisor *supervisor)
+unsigned supervisor_n_alive(const struct supervisor *supervisor)
 {
-    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
-        if (supervisor->slots[i].state != SLOT_FAILED)
-            return false;
-    return true;
+    unsigned n = 0;
+    for (unsigned i = 0; i < supervisor->n_slots; i++) {
+        const struct slot *slot = &supervisor->slots[i];
+        n += (slot->child != NULL) + (slot->successor != NULL) + (slot->leaver != NULL);
+    }
+    return n;
 }
 
 static void check_down(struct supervisor *supervisor)
 {
-    if (supervisor->is_down || count(supervisor, SLOT_GONE) < n_slots(supervisor))
+    if (supervisor->is_down || count(supervisor, SLOT_GONE) < supervisor->n_slots || supervisor_n_alive(supervisor) > 0)
         return;
     supervisor->is_down = true;
     timer_stop(supervisor->opts.loop, &supervisor->kill);
     supervisor->opts.on_down(supervisor->opts.data, supervisor->why[0] ? supervisor->why : NULL);
 }
 
-/* The service cannot go on: remember the first reason and stop what runs. */
+/* The service cannot start: remember the first reason and stop what runs. */
 static void fail(struct supervisor *supervisor, const char *why)
 {
     if (!supervisor->why[0])
@@ -108,74 +77,96 @@ static void fail(struct supervisor *supervisor, const char *why)
     supervisor_stop(supervisor, 0);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------ */
-
 static void tell(struct slot *slot, enum supervisor_event event, const struct control_message *message)
 {
     struct supervisor *supervisor = slot->supervisor;
     if (supervisor->opts.on_slot)
-        supervisor->opts.on_slot(supervisor->opts.data, (unsigned)(slot - supervisor->slots), event, message);
+        supervisor->opts.on_slot(supervisor->opts.data, place_of(slot), event, message);
 }
 
-/* Listeners beyond one per worker: each worker takes its share of them, or all if all share one. */
-static void give_extra(struct slot *slot)
+static void give_shared(const struct slot *slot)
 {
     const struct supervisor_opts *opts = &slot->supervisor->opts;
-    for (unsigned i = 0; i < opts->n_extra && !is_job_worker(slot); i++)
-        if (opts->is_extra_shared || i % opts->n_workers == slot->id)
-            (void)control_send(slot->control, CONTROL_ADOPT, 0, NULL, opts->extra[i]);
+    for (unsigned i = 0; i < opts->n_extra && opts->is_shared && !slot_is_job_worker(slot); i++)
+        (void)child_send(slot->child, CONTROL_ADOPT, opts->n_workers + i, opts->extra[i]);
 }
 
-static void on_ready(struct slot *slot, uint32_t took_ms)
+/* The process in the slot is another now, or none. */
+static void forget(struct slot *slot)
+{
+    if (!slot_is_job_worker(slot))
+        adoption_forget(slot->supervisor->adoption, place_of(slot));
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------ */
+
+static void become_ready(struct slot *slot)
+{
+    const struct supervisor *supervisor = slot->supervisor;
+    const struct child *child = slot->child;
+    slot->state = SLOT_READY;
+    slot->child->ready_ms = clock_ms();
+    recycle_begin(&slot->recycle, child->seat ? child->seat->running.n_out_of_memory : 0);
+    give_shared(slot);
+    if (supervisor->share < 100)
+        (void)child_send(child, CONTROL_SHARE, supervisor->share, -1);
+    tell(slot, SUPERVISOR_ON_READY, NULL);
+}
+
+/* Two accept from one listener from here on, until the one that goes has read this. */
+static void succeed(struct slot *slot)
+{
+    slot->leaver = slot->child;
+    slot->child = slot->successor;
+    slot->successor = NULL;
+    (void)child_send(slot->leaver, CONTROL_LEAVE, 0, -1);
+    forget(slot);
+    tell(slot, SUPERVISOR_ON_GONE, NULL);
+    become_ready(slot);
+    log_info("worker is replaced", LOG_I(slot->role, slot->id), LOG_I("pid", slot->child->pid),
+             LOG_I("leaves", slot->leaver->pid));
+}
+
+static void on_ready(struct slot *slot, const struct child *child, uint32_t took_ms)
 {
     struct supervisor *supervisor = slot->supervisor;
-    if (slot->state != SLOT_STARTING)
+    if (child == slot->successor && child->generation == supervisor->generation && !supervisor->is_stopping)
+        succeed(slot);
+    if (child != slot->child || slot->state != SLOT_STARTING)
         return;
-    slot->state = SLOT_READY;
-    slot->is_lent = false;
-    give_extra(slot);
-    if (supervisor->share < 100)
-        (void)control_send(slot->control, CONTROL_SHARE, supervisor->share, NULL, -1);
-    log_debug("worker ready", LOG_I(slot->role, slot->id), LOG_I("pid", slot->pid), LOG_I("ms", took_ms));
-    tell(slot, SUPERVISOR_ON_READY, NULL);
-    if (supervisor->is_up) {
-        log_info("worker is back", LOG_I(slot->role, slot->id), LOG_I("pid", slot->pid));
+    log_debug("worker ready", LOG_I(slot->role, slot->id), LOG_I("pid", child->pid), LOG_I("ms", took_ms));
+    become_ready(slot);
+    if (supervisor->is_stopping) { /* too late to be ended by a signal that nobody handled yet */
+        child_end(slot->child);
         return;
     }
-    if (count(supervisor, SLOT_READY) < n_slots(supervisor))
+    if (supervisor->is_up) {
+        log_info("worker is back", LOG_I(slot->role, slot->id), LOG_I("pid", child->pid));
+        return;
+    }
+    if (count(supervisor, SLOT_READY) < supervisor->n_slots)
         return;
     supervisor->is_up = true;
     supervisor->opts.on_up(supervisor->opts.data);
 }
 
-static void close_control(struct slot *slot)
+static void on_message(struct child *child, const struct control_message *message)
 {
-    if (slot->control < 0)
-        return;
-    poll_free(slot->poll);
-    close(slot->control);
-    slot->control = -1;
-    slot->poll = NULL;
-}
-
-static void on_message(struct slot *slot, const struct control_message *message)
-{
+    struct slot *slot = child->data;
     switch (message->type) {
     case CONTROL_READY:
-        on_ready(slot, message->value);
-        return;
-    case CONTROL_FAIL:
-        snprintf(slot->why, sizeof(slot->why), "%s", message->text);
-        return;
-    case CONTROL_BEAT:
-        slot->last_beat_ms = clock_ms();
+        on_ready(slot, child, message->value);
         return;
     case CONTROL_PREPARED:
     case CONTROL_REFUSED:
-        tell(slot, SUPERVISOR_ON_MESSAGE, message);
+        if (child == slot->child) /* nobody waits for the other's vote */
+            tell(slot, SUPERVISOR_ON_MESSAGE, message);
         return;
+    case CONTROL_FAIL: /* child.c's */
+    case CONTROL_BEAT:
     case CONTROL_DRAIN:
     case CONTROL_ADOPT:
+    case CONTROL_RELEASE:
     case CONTROL_PREPARE:
     case CONTROL_ABORT:
     case CONTROL_COMMIT:
@@ -187,229 +178,200 @@ static void on_message(struct slot *slot, const struct control_message *message)
     WRONG("control message");
 }
 
-/* Everything that is there; the end of it is not the worker's death, which SIGCHLD tells. */
-static void drain_control(struct slot *slot)
-{
-    struct control_message message;
-    enum status status = AGAIN;
-    while (slot->control >= 0 && (status = control_receive(slot->control, &message)) == OK) {
-        if (message.fd >= 0)
-            close(message.fd);
-        on_message(slot, &message);
-    }
-    if (status == ERR)
-        close_control(slot);
-}
-
-static void on_control(void *data, int events UNUSED)
-{
-    drain_control(data);
-}
-
 /* ---- birth --------------------------------------------------------------------------------------------------- */
+
+/* Its own on the board, or one beyond them while a leaver has it; -1: none is free. */
+static int free_seat(const struct slot *slot)
+{
+    const struct scoreboard *board = slot->supervisor->opts.board;
+    int own = (int)place_of(slot);
+    if (!board || board->slots[own].state == SCOREBOARD_FREE)
+        return own;
+    for (unsigned i = slot->supervisor->n_slots; i < board->n_slots; i++)
+        if (board->slots[i].state == SCOREBOARD_FREE)
+            return (int)i;
+    return -1;
+}
+
+struct child *slot_spawn(struct slot *slot, struct err *err)
+{
+    const struct supervisor *supervisor = slot->supervisor;
+    const struct supervisor_opts *opts = &supervisor->opts;
+    int seat = free_seat(slot);
+    if (seat < 0) {
+        (void)err_set(err, ERR_UNAVAILABLE, "too many workers are being replaced at once");
+        return NULL;
+    }
+    bool is_jobs = slot_is_job_worker(slot);
+    struct child_opts child = {.loop = opts->loop,
+                               .is_jobs = is_jobs,
+                               .id = slot->id,
+                               .n_processes = supervisor->n_slots,
+                               .place = place_of(slot),
+                               .config_fd = opts->config_fd,
+                               .bundle_fd = supervisor->bundle_fd,
+                               .listener = is_jobs ? -1 : opts->listeners[slot->id],
+                               .generation = supervisor->generation,
+                               .segments = opts->segments,
+                               .board = opts->board,
+                               .board_slot = (unsigned)seat,
+                               .on_message = on_message,
+                               .data = slot};
+    return child_new(&child, err);
+}
 
 static void on_restart(struct timer *timer)
 {
     start_slot(container_of(timer, struct slot, restart));
 }
 
-static struct scoreboard_slot *board_slot(const struct slot *slot)
+static void restart_in(struct slot *slot, int delay_ms)
 {
-    const struct supervisor *supervisor = slot->supervisor;
-    return supervisor->opts.board ? &supervisor->opts.board->slots[slot - supervisor->slots] : NULL;
-}
-
-static enum status spawn_worker(struct slot *slot, struct err *err)
-{
-    const struct supervisor_opts *opts = &slot->supervisor->opts;
-    int pair[2];
-    if (control_pair(pair, err) != OK)
-        return ERR;
-    char id[16], n_processes[16], generation[16];
-    snprintf(id, sizeof(id), "%u", slot->id);
-    snprintf(n_processes, sizeof(n_processes), "%u", n_slots(slot->supervisor));
-    snprintf(generation, sizeof(generation), "%u", slot->supervisor->generation);
-    const char *argv[] = {"chowk", is_job_worker(slot) ? WORKER_ROLE_JOBS : WORKER_ROLE, id, n_processes, generation,
-                          NULL};
-    int fds[WORKER_N_FDS] = {pair[1], opts->config_fd, slot->supervisor->bundle_fd}, n_fds = WORKER_N_FDS;
-    memcpy(&fds[WORKER_SEGMENTS - SPAWN_FIRST_FD], opts->segments->fds, sizeof(opts->segments->fds));
-    if (is_job_worker(slot))
-        n_fds--; /* no listener, which is the last */
-    else
-        fds[WORKER_LISTENER - SPAWN_FIRST_FD] = opts->listeners[slot->id];
-    if (board_slot(slot))
-        scoreboard_take(board_slot(slot), slot->id);
-    pid_t pid = spawn_self(&(struct spawn_opts){.argv = argv, .fds = fds, .n_fds = n_fds}, err);
-    close(pair[1]);
-    if (pid < 0) {
-        close(pair[0]);
-        return ERR;
-    }
-    slot->pid = pid;
-    if (board_slot(slot))
-        board_slot(slot)->pid = (uint32_t)pid;
-    slot->control = pair[0];
-    slot->poll = poll_new(opts->loop, pair[0], on_control, slot);
-    poll_set(slot->poll, POLL_READ);
-    return OK;
-}
-
-static void on_death(struct slot *slot, int status);
-
-static void start_slot(struct slot *slot)
-{
-    struct err err = {0};
-    slot->why[0] = '\0';
-    slot->started_ms = slot->last_beat_ms = clock_ms();
-    slot->state = SLOT_STARTING;
-    if (spawn_worker(slot, &err) == OK)
-        return;
-    snprintf(slot->why, sizeof(slot->why), "%s", err.message);
-    on_death(slot, W_EXITCODE(1, 0));
+    struct loop *loop = slot->supervisor->opts.loop;
+    slot->state = SLOT_DOWN;
+    timer_arm(loop, &slot->restart, loop_now(loop) + (uint64_t)delay_ms, on_restart);
 }
 
 /* ---- death --------------------------------------------------------------------------------------------------- */
 
-static bool has_crash_report(const struct slot *slot)
+void supervisor_count_loops(const struct supervisor *supervisor)
 {
-    const struct scoreboard_slot *board = board_slot(slot);
-    return board && atomic_load(&board->report.stage) == WHERE_WHOLE && board->report.signum != 0;
+    uint32_t n = 0;
+    for (unsigned i = 0; i < supervisor->n_slots; i++)
+        n += respawn_is_loop(&supervisor->slots[i].respawn);
+    if (supervisor->opts.board)
+        supervisor->opts.board->n_failed = n;
 }
 
-/* What its own handler left: the request, Lua's position, the C stack. */
-static void describe_crash(const struct slot *slot, int status, char *out, size_t size)
+bool slot_is_last(const struct slot *slot)
 {
-    const struct scoreboard_slot *board = board_slot(slot);
-    struct running_view running = {0};
-    struct buf frames = {0};
-    bool is_known = running_read(&board->running, &running) == OK && running.since_ms;
-    frames_text(&board->report.frames, &frames);
-    snprintf(out, size, "%s %u crashed: signal %d (%s), address 0x%llx; %s%s%s, generation %u; %s; %.*s", slot->role,
-             slot->id, WTERMSIG(status), strsignal(WTERMSIG(status)), (unsigned long long)board->report.address,
-             is_known ? running.route : "no request", is_known ? ", request " : "", is_known ? running.id : "",
-             running.generation, board->report.lua[0] ? board->report.lua : "no Lua ran",
-             SLICE_FMT(buf_as_slice(&frames)));
-    buf_free(&frames);
+    const struct supervisor *supervisor = slot->supervisor;
+    for (unsigned i = 0; i < supervisor->opts.n_workers; i++)
+        if (&supervisor->slots[i] != slot && supervisor->slots[i].state != SLOT_FAILED)
+            return false;
+    return !slot_is_job_worker(slot);
 }
 
-static void count_death(const struct slot *slot, int status)
+void supervisor_revive(struct supervisor *supervisor, const char *why)
 {
-    struct scoreboard *board = slot->supervisor->opts.board;
-    if (!board || slot->supervisor->is_stopping || status == 0)
-        return;
-    board->n_deaths++;
-    board->n_crashes += has_crash_report(slot);
-}
-
-static void describe_death(const struct slot *slot, int status, char *out, size_t size)
-{
-    if (slot->why[0])
-        snprintf(out, size, "%s", slot->why);
-    else if (WIFSIGNALED(status) && has_crash_report(slot))
-        describe_crash(slot, status, out, size);
-    else if (WIFSIGNALED(status))
-        snprintf(out, size, "%s %u was ended by signal %d (%s)", slot->role, slot->id, WTERMSIG(status),
-                 strsignal(WTERMSIG(status)));
-    else
-        snprintf(out, size, "%s %u exited with status %d", slot->role, slot->id, WEXITSTATUS(status));
-}
-
-/* T12: what waits at a listener nobody accepts from hangs, so a ready sibling takes it over too. It keeps it: two
- * accepting from one listener is harmless, none is not. */
-static void lend_listener(struct slot *slot)
-{
-    struct supervisor *supervisor = slot->supervisor;
-    if (is_job_worker(slot))
-        return;
-    for (unsigned i = 1; i < supervisor->opts.n_workers && !slot->is_lent; i++) {
-        struct slot *sibling = &supervisor->slots[(slot->id + i) % supervisor->opts.n_workers];
-        if (sibling->state != SLOT_READY || sibling->control < 0)
+    for (unsigned i = 0; i < supervisor->n_slots; i++) {
+        struct slot *slot = &supervisor->slots[i];
+        if (!respawn_is_loop(&slot->respawn))
             continue;
-        slot->is_lent =
-            control_send(sibling->control, CONTROL_ADOPT, 0, NULL, supervisor->opts.listeners[slot->id]) == OK;
+        slot->respawn = (struct respawn){0};
+        log_info("crash loop: trying again", LOG_I(slot->role, slot->id), LOG_S("why", why));
+        if (slot->state == SLOT_FAILED || slot->state == SLOT_DOWN)
+            restart_in(slot, 0);
     }
+    supervisor_count_loops(supervisor);
 }
 
-static void respawn_later(struct slot *slot, const char *why)
+static void on_crash_loop(struct slot *slot, const char *why)
 {
-    struct supervisor *supervisor = slot->supervisor;
-    int delay_ms = respawn_on_death(&slot->respawn, clock_ms() - slot->started_ms);
-    if (delay_ms < 0) {
+    if (slot_is_last(slot)) {
+        log_error("worker crash loop, and no other worker is left: not ready, trying again slowly",
+                  LOG_I(slot->role, slot->id), LOG_S("why", why), LOG_I("restart_in_ms", RESPAWN_MAX_MS));
+        restart_in(slot, RESPAWN_MAX_MS);
+    } else {
+        log_error("worker crash loop: it is not started again, and the server is not ready",
+                  LOG_I(slot->role, slot->id), LOG_S("why", why));
         slot->state = SLOT_FAILED;
-        if (supervisor->opts.board)
-            supervisor->opts.board->n_failed++;
-        log_error("worker crash loop: it is not started again", LOG_I(slot->role, slot->id), LOG_S("why", why));
-        if (has_failed(supervisor))
-            fail(supervisor, why);
-        else
-            lend_listener(slot);
+    }
+    supervisor_count_loops(slot->supervisor);
+}
+
+static void respawn_later(struct slot *slot, const struct child_death *death)
+{
+    int delay_ms = respawn_on_death(&slot->respawn, death->cause, death->ready_ms);
+    if (delay_ms < 0) {
+        on_crash_loop(slot, death->why);
         return;
     }
-    log_error("worker died", LOG_I(slot->role, slot->id), LOG_S("why", why), LOG_I("restart_in_ms", delay_ms));
-    slot->state = SLOT_DOWN;
-    if (delay_ms > 0)
-        lend_listener(slot);
-    timer_arm(supervisor->opts.loop, &slot->restart, loop_now(supervisor->opts.loop) + (uint64_t)delay_ms, on_restart);
+    supervisor_count_loops(slot->supervisor);
+    log_write(death->status == 0 ? LOG_INFO : LOG_ERROR, death->status == 0 ? "worker has left" : "worker died",
+              LOG_I(slot->role, slot->id), LOG_S("why", death->why), LOG_I("restart_in_ms", delay_ms));
+    restart_in(slot, delay_ms);
 }
 
-static void on_death(struct slot *slot, int status)
+/* The process that had the slot. */
+static void on_death(struct slot *slot, const struct child_death *death)
 {
     struct supervisor *supervisor = slot->supervisor;
-    char why[CONTROL_TEXT_MAX + 64];
-    drain_control(slot); /* its last words */
-    close_control(slot);
-    metrics_bury(slot->pid);
-    slot->pid = 0;
+    forget(slot);
     tell(slot, SUPERVISOR_ON_GONE, NULL);
-    describe_death(slot, status, why, sizeof(why));
-    count_death(slot, status);
-    if (board_slot(slot))
-        scoreboard_release(board_slot(slot));
     if (supervisor->is_stopping || !supervisor->is_up) {
         bool was_ready = slot->state == SLOT_READY;
         slot->state = SLOT_GONE;
         if (!supervisor->is_stopping)
-            fail(supervisor, why);
-        else if (was_ready && status != 0 && !supervisor->is_killed)
-            log_warn("worker did not stop cleanly", LOG_I(slot->role, slot->id), LOG_S("why", why));
+            fail(supervisor, death->why);
+        else if (was_ready && death->status != 0 && !supervisor->is_killed)
+            log_warn("worker did not stop cleanly", LOG_I(slot->role, slot->id), LOG_S("why", death->why));
         check_down(supervisor);
+    } else if (slot->successor) {
+        log_warn("worker ended before its successor was ready", LOG_I(slot->role, slot->id), LOG_S("why", death->why));
+        slot->child = slot->successor;
+        slot->successor = NULL;
+        slot->state = SLOT_STARTING;
+    } else {
+        respawn_later(slot, death);
+    }
+}
+
+static void bury(struct slot *slot, struct child **at, int status)
+{
+    struct child *child = *at;
+    struct child_death death;
+    child_bury(child, status, &death);
+    bool had_slot = at == &slot->child, was_successor = at == &slot->successor, was_told = child->is_killed;
+    *at = NULL;
+    child_free(child);
+    if (had_slot) {
+        on_death(slot, &death);
         return;
     }
-    respawn_later(slot, why);
-}
-
-/* ---- the watchdog's findings ----------------------------------------------------------------------------------- */
-
-static void on_late(void *data, unsigned i)
-{
-    struct supervisor *supervisor = data;
-    struct slot *slot = &supervisor->slots[i];
-    if (slot->state == SLOT_READY && !is_job_worker(slot) && !supervisor->is_stopping)
-        lend_listener(slot);
-}
-
-static void on_stalled(void *data, unsigned i, const char *why)
-{
-    struct supervisor *supervisor = data;
-    struct slot *slot = &supervisor->slots[i];
-    if (slot->pid <= 0)
-        return;
-    supervisor->opts.board->n_stalls++;
-    snprintf(slot->why, sizeof(slot->why), "%s %u: %s", slot->role, slot->id, why);
-    kill(slot->pid, SIGKILL);
+    if (status != 0 && !was_told)
+        log_warn(was_successor ? "successor did not start: its predecessor goes on" : "worker did not stop cleanly",
+                 LOG_I(slot->role, slot->id), LOG_S("why", death.why));
+    check_down(slot->supervisor);
 }
 
 void supervisor_reap(struct supervisor *supervisor)
 {
-    for (unsigned i = 0; i < n_slots(supervisor); i++) {
+    for (unsigned i = 0; i < supervisor->n_slots; i++) {
         struct slot *slot = &supervisor->slots[i];
+        struct child **const all[] = {&slot->leaver, &slot->successor, &slot->child};
         int status;
-        if (slot->pid > 0 && waitpid(slot->pid, &status, WNOHANG) == slot->pid)
-            on_death(slot, status);
+        for (size_t c = 0; c < ARRAY_LEN(all); c++)
+            if (*all[c] && waitpid((*all[c])->pid, &status, WNOHANG) == (*all[c])->pid)
+                bury(slot, all[c], status);
     }
 }
 
+static void start_slot(struct slot *slot)
+{
+    struct err err = {0};
+    slot->state = SLOT_STARTING;
+    slot->child = slot_spawn(slot, &err);
+    if (slot->child)
+        return;
+    struct child_death death = {.status = W_EXITCODE(1, 0), .cause = RESPAWN_OUTSIDE};
+    snprintf(death.why, sizeof(death.why), "%s", err.message);
+    on_death(slot, &death);
+}
+
 /* ---- life ---------------------------------------------------------------------------------------------------- */
+
+static void open_slots(struct supervisor *supervisor)
+{
+    const struct supervisor_opts *opts = &supervisor->opts;
+    supervisor->n_slots = opts->n_workers + opts->n_job_workers;
+    supervisor->slots = xalloc(supervisor->n_slots * sizeof(struct slot));
+    for (unsigned i = 0; i < supervisor->n_slots; i++) {
+        bool is_jobs = i >= opts->n_workers;
+        supervisor->slots[i] = (struct slot){
+            .supervisor = supervisor, .id = is_jobs ? i - opts->n_workers : i, .role = is_jobs ? "jobs" : "worker"};
+    }
+}
 
 struct supervisor *supervisor_new(const struct supervisor_opts *opts)
 {
@@ -418,35 +380,19 @@ struct supervisor *supervisor_new(const struct supervisor_opts *opts)
     supervisor->opts = *opts;
     supervisor->bundle_fd = -1;
     supervisor->share = 100;
-    supervisor->slots = xalloc(n_slots(supervisor) * sizeof(struct slot));
-    for (unsigned i = 0; i < n_slots(supervisor); i++) {
-        bool is_jobs = i >= opts->n_workers;
-        supervisor->slots[i] = (struct slot){.supervisor = supervisor,
-                                             .id = is_jobs ? i - opts->n_workers : i,
-                                             .role = is_jobs ? "jobs" : "worker",
-                                             .control = -1};
-    }
-    if (opts->board)
-        supervisor->watchdog = watchdog_new(&(struct watchdog_opts){.loop = opts->loop,
-                                                                    .board = opts->board,
-                                                                    .n_slots = n_slots(supervisor),
-                                                                    .stall_ms = opts->stall_ms,
-                                                                    .on_late = on_late,
-                                                                    .on_stalled = on_stalled,
-                                                                    .data = supervisor});
+    open_slots(supervisor);
+    supervisor_tick_start(supervisor);
     return supervisor;
 }
 
 void supervisor_free(struct supervisor *supervisor)
 {
     CHECK_OBJ(supervisor, SUPERVISOR_MAGIC);
-    watchdog_free(supervisor->watchdog);
+    CHECK(supervisor_n_alive(supervisor) == 0);
+    supervisor_tick_stop(supervisor);
     timer_stop(supervisor->opts.loop, &supervisor->kill);
-    for (unsigned i = 0; i < n_slots(supervisor); i++) {
-        CHECK(supervisor->slots[i].pid == 0);
+    for (unsigned i = 0; i < supervisor->n_slots; i++)
         timer_stop(supervisor->opts.loop, &supervisor->slots[i].restart);
-        close_control(&supervisor->slots[i]);
-    }
     free(supervisor->slots);
     supervisor->magic = 0;
     free(supervisor);
@@ -454,34 +400,37 @@ void supervisor_free(struct supervisor *supervisor)
 
 void supervisor_start(struct supervisor *supervisor)
 {
-    for (unsigned i = 0; i < n_slots(supervisor) && !supervisor->is_stopping; i++)
+    for (unsigned i = 0; i < supervisor->n_slots && !supervisor->is_stopping; i++)
         start_slot(&supervisor->slots[i]);
 }
 
 unsigned supervisor_n_slots(const struct supervisor *supervisor)
 {
-    return n_slots(supervisor);
+    return supervisor->n_slots;
 }
 
 enum supervisor_presence supervisor_presence(const struct supervisor *supervisor, unsigned slot)
 {
     const struct slot *s = &supervisor->slots[slot];
-    if (s->pid == 0 || s->control < 0)
+    if (!s->child || !child_hears(s->child))
         return SUPERVISOR_ABSENT;
     return s->state == SLOT_STARTING ? SUPERVISOR_STARTING : SUPERVISOR_SERVING;
 }
 
+/* A leaver follows too: what comes over its connections gets the new code as well. */
 enum status supervisor_send(struct supervisor *supervisor, unsigned slot, enum control_type type, uint32_t value,
                             int fd)
 {
     const struct slot *s = &supervisor->slots[slot];
-    return s->control < 0 ? ERR : control_send(s->control, type, value, NULL, fd);
+    if (s->leaver)
+        (void)child_send(s->leaver, type, value, fd);
+    return s->child ? child_send(s->child, type, value, fd) : ERR;
 }
 
 void supervisor_set_share(struct supervisor *supervisor, unsigned percent)
 {
     supervisor->share = percent;
-    for (unsigned i = 0; i < n_slots(supervisor); i++)
+    for (unsigned i = 0; i < supervisor->n_slots; i++)
         if (supervisor->slots[i].state == SLOT_READY)
             (void)supervisor_send(supervisor, i, CONTROL_SHARE, percent, -1);
 }
@@ -490,14 +439,13 @@ void supervisor_set_code(struct supervisor *supervisor, int bundle_fd, uint32_t 
 {
     supervisor->bundle_fd = bundle_fd;
     supervisor->generation = generation;
-}
-
-unsigned supervisor_n_alive(const struct supervisor *supervisor)
-{
-    unsigned n = 0;
-    for (unsigned i = 0; i < n_slots(supervisor); i++)
-        n += supervisor->slots[i].pid > 0;
-    return n;
+    for (unsigned i = 0; i < supervisor->n_slots; i++) {
+        struct child *successor = supervisor->slots[i].successor;
+        if (successor) /* its code is old; the next tick starts another */
+            child_end(successor);
+    }
+    if (supervisor->is_up)
+        supervisor_revive(supervisor, "there is other code");
 }
 
 static void on_kill(struct timer *timer)
@@ -509,13 +457,15 @@ static void on_kill(struct timer *timer)
 
 static void stop_slot(struct slot *slot, enum control_type how, uint32_t lame_duck_ms)
 {
+    if (slot->successor)
+        child_end(slot->successor);
     switch (slot->state) {
     case SLOT_READY:
-        if (slot->control < 0 || control_send(slot->control, how, lame_duck_ms, NULL, -1) != OK)
-            kill(slot->pid, SIGTERM);
+        if (child_send(slot->child, how, lame_duck_ms, -1) != OK)
+            child_end(slot->child);
         return;
     case SLOT_STARTING: /* serves nobody: no need to be gentle */
-        kill(slot->pid, SIGTERM);
+        child_end(slot->child);
         return;
     case SLOT_DOWN:
     case SLOT_FAILED:
@@ -532,13 +482,11 @@ static void stop(struct supervisor *supervisor, enum control_type how, uint32_t 
 {
     if (supervisor->is_stopping)
         return;
+    adoption_look(supervisor->adoption); /* first, for who drains adopts no more */
     supervisor->is_stopping = true;
     uint64_t kill_in_ms = (uint64_t)lame_duck_ms + supervisor->opts.drain_ms + KILL_AFTER_MS;
     timer_arm(supervisor->opts.loop, &supervisor->kill, loop_now(supervisor->opts.loop) + kill_in_ms, on_kill);
-    for (unsigned i = 0; i < n_slots(supervisor); i++) /* first, for who drains adopts no more */
-        if (supervisor->slots[i].state != SLOT_READY)
-            lend_listener(&supervisor->slots[i]);
-    for (unsigned i = 0; i < n_slots(supervisor); i++)
+    for (unsigned i = 0; i < supervisor->n_slots; i++)
         stop_slot(&supervisor->slots[i], how, lame_duck_ms);
     check_down(supervisor);
 }
@@ -556,7 +504,11 @@ void supervisor_leave(struct supervisor *supervisor)
 void supervisor_kill(struct supervisor *supervisor)
 {
     supervisor->is_killed = true;
-    for (unsigned i = 0; i < n_slots(supervisor); i++)
-        if (supervisor->slots[i].pid > 0)
-            kill(supervisor->slots[i].pid, SIGKILL);
+    for (unsigned i = 0; i < supervisor->n_slots; i++) {
+        struct slot *slot = &supervisor->slots[i];
+        struct child *const all[] = {slot->child, slot->successor, slot->leaver};
+        for (size_t c = 0; c < ARRAY_LEN(all); c++)
+            if (all[c])
+                child_kill(all[c], NULL);
+    }
 }

@@ -1,6 +1,7 @@
 /* Keeps the workers and job workers of one master alive: starts them, hears their control messages, reaps and respawns
- * them with back-off (respawn.h), has siblings accept for the ones that are gone (T12), and stops them all. One slot
- * per worker; a slot is in exactly one state (supervisor.c). Runs on the master's loop. */
+ * them with back-off (respawn.h), has siblings accept for the ones that do not serve (adoption.h), replaces the worn
+ * out (recycle.h), and stops them all. One slot per worker; a slot is in exactly one state (supervisor.c). Once they
+ * have all been ready, only a stop ends the service. Runs on the master's loop. */
 #pragma once
 
 #include "base/err.h"
@@ -23,17 +24,19 @@ struct supervisor_opts {
     unsigned n_workers, n_job_workers;
     const int
         *listeners; /* one per worker, none for job workers; borrowed for the supervisor's life, like all that follow */
-    const int *extra; /* more listeners, which the workers divide among themselves, or, shared, all accept from */
+    const int *extra; /* more listeners, which the workers divide among themselves */
     unsigned n_extra;
-    bool is_extra_shared;
-    int config_fd; /* what every worker gets; its code comes with supervisor_set_code */
+    bool is_shared; /* all accept from all of them, the first and the others */
+    int config_fd;  /* what every worker gets; its code comes with supervisor_set_code */
     const struct segments *segments;
     struct scoreboard *board;  /* what the processes tell; NULL: nobody is watched */
     uint32_t stall_ms;         /* of a loop that stands still, until it is given up */
+    uint32_t start_ms;         /* until a process must be ready; beyond, it is given up */
+    uint64_t max_memory;       /* bytes of its own; beyond, a process gets a successor; 0: no limit */
     uint32_t drain_ms;         /* what workers allow themselves; stragglers are killed a little later */
     void (*on_up)(void *data); /* every worker has been ready once */
     void (*on_down)(void *data, const char *why); /* no worker is left: why is NULL after supervisor_stop, else the
-                                                     start failed or all slots gave up. Fires once. */
+                                                     start failed. Fires once. */
     /* May be NULL. `message` comes with SUPERVISOR_ON_MESSAGE only. */
     void (*on_slot)(void *data, unsigned slot, enum supervisor_event event, const struct control_message *message);
     void *data;
@@ -44,7 +47,7 @@ void supervisor_free(struct supervisor *supervisor);                   /* all wo
 
 void supervisor_start(struct supervisor *supervisor);
 void supervisor_reap(struct supervisor *supervisor);              /* on SIGCHLD; looks only at its own children */
-unsigned supervisor_n_alive(const struct supervisor *supervisor); /* workers that have a process */
+unsigned supervisor_n_alive(const struct supervisor *supervisor); /* processes, those that are being replaced too */
 void supervisor_stop(struct supervisor *supervisor, uint32_t lame_duck_ms);
 void supervisor_leave(
     struct supervisor *supervisor);                  /* others serve from now on: workers finish at once, still ready */

@@ -4,24 +4,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/clock.h"
-#include "net/timer.h"
+#include "server/process_stats.h"
 
-enum { TICK_MS = 50, LEND_MS = 200, ASK_MS = 400 /* what asking may take; beyond, it is given up without an answer */ };
+enum { WALL_FACTOR = 10 }; /* however long it waited for a core */
 
 struct watch {
     uint32_t pid;
-    uint64_t beat_ms;  /* seen last */
-    uint32_t still_ms; /* for how long it has not changed, in our own time */
-    bool is_late, is_given_up;
+    uint64_t beat_ms;   /* seen last */
+    uint32_t still_ms;  /* for how long it has not changed, in our own time */
+    uint64_t waited_us; /* when it became late */
+    bool is_given_up;
 };
 
 struct watchdog {
     struct watchdog_opts opts;
-    struct timer timer;
-    uint64_t ticked_ms;
+    uint64_t looked_ms;
     struct watch *watches;
 };
+
+static uint64_t kernel_waited_us(uint32_t pid)
+{
+    return process_stats_waited_us((pid_t)pid);
+}
 
 static void describe(const struct scoreboard_slot *slot, const struct scoreboard_view *view, char *out, size_t size)
 {
@@ -29,7 +33,9 @@ static void describe(const struct scoreboard_slot *slot, const struct scoreboard
     struct buf frames = {0};
     if (has_report && !slot->report.lua[0])
         frames_text(&slot->report.frames, &frames);
-    snprintf(out, size, "it did not return to its loop: %s%s%s, %s%.*s",
+    snprintf(out, size, "%s: %s%s%s, %s%.*s",
+             view->state == SCOREBOARD_STARTING ? "it was not ready in time (worker.start_timeout)"
+                                                : "it did not return to its loop",
              view->running.since_ms ? view->running.route : "outside Lua", view->running.id[0] ? ", request " : "",
              view->running.since_ms ? view->running.id : "",
              !has_report           ? "where is not known"
@@ -39,14 +45,25 @@ static void describe(const struct scoreboard_slot *slot, const struct scoreboard
     buf_free(&frames);
 }
 
+/* Of the time it stands still, what it waited for a core does not count. */
+static uint64_t counted_ms(const struct watchdog *watchdog, const struct watch *watch)
+{
+    uint64_t waited_us = watchdog->opts.waited_us(watch->pid), least_ms = watch->still_ms / WALL_FACTOR;
+    uint64_t waited_ms = waited_us > watch->waited_us ? (waited_us - watch->waited_us) / 1000 : 0;
+    return watch->still_ms > least_ms + waited_ms ? watch->still_ms - waited_ms : least_ms;
+}
+
 /* Asks each tick; the answer is written by the process's own signal handler. */
-static void ask_or_give_up(struct watchdog *watchdog, unsigned i, const struct scoreboard_view *view)
+static void ask_or_give_up(struct watchdog *watchdog, unsigned i, const struct scoreboard_view *view, uint32_t limit_ms)
 {
     struct watch *watch = &watchdog->watches[i];
     struct scoreboard_slot *slot = &watchdog->opts.board->slots[i];
     char why[WHERE_LUA + 256];
+    uint64_t passed_ms = counted_ms(watchdog, watch);
     bool is_answered = atomic_load(&slot->report.stage) == WHERE_WHOLE;
-    if (!is_answered && watch->still_ms < watchdog->opts.stall_ms + ASK_MS) {
+    if (passed_ms < limit_ms)
+        return;
+    if (!is_answered && passed_ms < limit_ms + WATCHDOG_ASK_MS) {
         kill((pid_t)view->pid, WATCHDOG_SIGNAL);
         return;
     }
@@ -55,45 +72,50 @@ static void ask_or_give_up(struct watchdog *watchdog, unsigned i, const struct s
     watchdog->opts.on_stalled(watchdog->opts.data, i, why);
 }
 
-static void look(struct watchdog *watchdog, unsigned i, uint32_t passed_ms)
+static void look_at(struct watchdog *watchdog, unsigned i, uint32_t passed_ms)
 {
     struct watch *watch = &watchdog->watches[i];
     struct scoreboard_view view;
-    if (!scoreboard_read(watchdog->opts.board, i, &view) || view.state == SCOREBOARD_STARTING)
+    if (!scoreboard_read(watchdog->opts.board, i, &view) || !view.pid) {
+        *watch = (struct watch){0};
         return;
+    }
     if (view.pid != watch->pid || view.beat_ms != watch->beat_ms) {
         *watch = (struct watch){.pid = view.pid, .beat_ms = view.beat_ms};
         return;
     }
+    bool was_late = watch->still_ms >= WATCHDOG_LATE_MS;
     watch->still_ms += passed_ms;
-    if (watch->still_ms >= LEND_MS && !watch->is_late) {
-        watch->is_late = true;
-        watchdog->opts.on_late(watchdog->opts.data, i);
-    }
-    if (watch->still_ms >= watchdog->opts.stall_ms && !watch->is_given_up)
-        ask_or_give_up(watchdog, i, &view);
+    if (!was_late && watch->still_ms >= WATCHDOG_LATE_MS)
+        watch->waited_us = watchdog->opts.waited_us(watch->pid);
+    uint32_t limit_ms = view.state == SCOREBOARD_STARTING ? watchdog->opts.start_ms : watchdog->opts.stall_ms;
+    if (watch->still_ms >= limit_ms && !watch->is_given_up)
+        ask_or_give_up(watchdog, i, &view, limit_ms);
 }
 
-static void on_tick(struct timer *timer)
+void watchdog_look(struct watchdog *watchdog, uint64_t now_ms)
 {
-    struct watchdog *watchdog = container_of(timer, struct watchdog, timer);
-    uint64_t now_ms = clock_ms(), passed_ms = now_ms - watchdog->ticked_ms;
-    watchdog->ticked_ms = now_ms;
-    if (passed_ms > TICK_MS) /* we were late ourselves */
-        passed_ms = TICK_MS;
-    for (unsigned i = 0; i < watchdog->opts.n_slots; i++)
-        look(watchdog, i, (uint32_t)passed_ms);
-    timer_arm(watchdog->opts.loop, timer, loop_now(watchdog->opts.loop) + TICK_MS, on_tick);
+    uint64_t passed_ms = now_ms - watchdog->looked_ms;
+    watchdog->looked_ms = now_ms;
+    if (passed_ms > WATCHDOG_TICK_MS) /* we were late ourselves */
+        passed_ms = WATCHDOG_TICK_MS;
+    for (unsigned i = 0; i < watchdog->opts.board->n_slots; i++)
+        look_at(watchdog, i, (uint32_t)passed_ms);
 }
 
-struct watchdog *watchdog_new(const struct watchdog_opts *opts)
+bool watchdog_is_late(const struct watchdog *watchdog, unsigned slot)
+{
+    return watchdog->watches[slot].still_ms >= WATCHDOG_LATE_MS;
+}
+
+struct watchdog *watchdog_new(const struct watchdog_opts *opts, uint64_t now_ms)
 {
     struct watchdog *watchdog = xalloc(sizeof(*watchdog));
-    CHECK(opts->n_slots <= opts->board->n_slots);
     watchdog->opts = *opts;
-    watchdog->ticked_ms = clock_ms();
-    watchdog->watches = xalloc(opts->n_slots * sizeof(struct watch));
-    on_tick(&watchdog->timer);
+    if (!opts->waited_us)
+        watchdog->opts.waited_us = kernel_waited_us;
+    watchdog->looked_ms = now_ms;
+    watchdog->watches = xalloc(opts->board->n_slots * sizeof(struct watch));
     return watchdog;
 }
 
@@ -101,7 +123,6 @@ void watchdog_free(struct watchdog *watchdog)
 {
     if (!watchdog)
         return;
-    timer_stop(watchdog->opts.loop, &watchdog->timer);
     free(watchdog->watches);
     free(watchdog);
 }

@@ -19,6 +19,7 @@
 #include "net/poll.h"
 #include "net/signal.h"
 #include "net/timer.h"
+#include "script/guard.h"
 #include "script/serve.h"
 #include "server/access_log.h"
 #include "server/config_json.h"
@@ -28,6 +29,7 @@
 #include "server/host.h"
 #include "server/job_worker.h"
 #include "server/last_words.h"
+#include "server/process_stats.h"
 #include "server/worker_metrics.h"
 #include "server/worker_reload.h"
 #include "services/jobs.h"
@@ -36,18 +38,23 @@ enum {
     BEAT_MS = 500,
     IDLE_GRACE_MS = 1000, /* how long idle keep-alive connections are still served when draining */
     IDLE_GRACE_DEV_MS = 200,
-    LISTENERS_MAX = 257, /* its own and, at worst, all others' */
-    SETTLE_MS = 10,      /* between looks at what still runs after the last answer */
-    CUT_MS = 2000,       /* for jobs that were cut to be handed back */
+    SETTLE_MS = 10, /* between looks at what still runs after the last answer */
+    CUT_MS = 2000,  /* for jobs that were cut to be handed back */
 };
 
 enum stage { SERVING, LAME_DUCK, DRAINING, SETTLING, STOPPED };
+
+struct adopted {
+    uint32_t listener; /* its number, the master's */
+    int fd;            /* owned */
+};
 
 struct worker {
     enum stage stage;
     struct config *config;
     struct shm_map snapshot;
     struct host host;
+    struct guard guard;       /* on its first load */
     struct http_server *http; /* NULL: a job worker */
     struct access_log *access_log;
     struct reload_state *reload_state;
@@ -58,7 +65,7 @@ struct worker {
     struct poll *control;
     struct signal_watch *term;
     struct timer beat, pulse, step, deadline; /* step: the end of the current stage; deadline: of the whole drain */
-    int adopted[LISTENERS_MAX];
+    struct adopted *adopted;
     size_t n_adopted;
     char name[16];
 };
@@ -154,17 +161,37 @@ static void start_stop(struct worker *worker, uint32_t lame_duck_ms, bool is_rep
 
 /* ---- the master ---------------------------------------------------------------------------------------------- */
 
-static void adopt(struct worker *worker, int fd)
+static struct adopted *find_adopted(const struct worker *worker, uint32_t listener)
+{
+    for (size_t i = 0; i < worker->n_adopted; i++)
+        if (worker->adopted[i].listener == listener)
+            return &worker->adopted[i];
+    return NULL;
+}
+
+static void adopt(struct worker *worker, uint32_t listener, int fd)
 {
     if (fd < 0)
         return;
-    if (!worker->http || worker->stage != SERVING || worker->n_adopted == LISTENERS_MAX) {
+    if (!worker->http || worker->stage > LAME_DUCK || find_adopted(worker, listener)) {
         close(fd);
         return;
     }
-    worker->adopted[worker->n_adopted++] = fd;
+    worker->adopted = xrealloc(worker->adopted, (worker->n_adopted + 1) * sizeof(*worker->adopted));
+    worker->adopted[worker->n_adopted++] = (struct adopted){listener, fd};
     http_server_listen(worker->http, fd);
-    log_debug("accepting from one more listener");
+    log_debug("accepting from one more listener", LOG_I("listener", listener));
+}
+
+static void release(struct worker *worker, uint32_t listener)
+{
+    struct adopted *adopted = find_adopted(worker, listener);
+    if (!adopted)
+        return;
+    http_server_unlisten(worker->http, adopted->fd);
+    close(adopted->fd);
+    *adopted = worker->adopted[--worker->n_adopted];
+    log_debug("accepting from one listener less", LOG_I("listener", listener));
 }
 
 static void on_message(struct worker *worker, const struct control_message *message)
@@ -180,7 +207,10 @@ static void on_message(struct worker *worker, const struct control_message *mess
         host_set_pg_share(&worker->host, message->value);
         return;
     case CONTROL_ADOPT:
-        adopt(worker, message->fd);
+        adopt(worker, message->value, message->fd);
+        return;
+    case CONTROL_RELEASE:
+        release(worker, message->value);
         return;
     case CONTROL_PREPARE:
     case CONTROL_ABORT:
@@ -217,6 +247,7 @@ static void on_beat(struct timer *timer)
 {
     struct worker *worker = container_of(timer, struct worker, beat);
     worker_reload_look(worker->reload);
+    worker->slot->rss = process_stats_own_bytes();
     control_send(WORKER_CONTROL, CONTROL_BEAT, in_flight(worker), NULL, -1);
     arm(worker, &worker->beat, BEAT_MS, on_beat);
 }
@@ -341,15 +372,25 @@ static void open_reload(struct worker *worker, uint32_t generation)
 
 struct place { /* argv */
     bool is_jobs;
-    int64_t id, n_processes, generation;
+    int64_t id, n_processes, generation, board_slot;
 };
 
 static bool read_place(int argc, char **argv, struct place *place)
 {
     place->is_jobs = strcmp(argv[1], WORKER_ROLE_JOBS) == 0;
-    return argc >= 5 && slice_to_int(slice_str(argv[2]), 0, 255, &place->id) &&
+    return argc >= 6 && slice_to_int(slice_str(argv[2]), 0, 255, &place->id) &&
            slice_to_int(slice_str(argv[3]), 1, 512, &place->n_processes) &&
-           slice_to_int(slice_str(argv[4]), 1, UINT32_MAX, &place->generation);
+           slice_to_int(slice_str(argv[4]), 1, UINT32_MAX, &place->generation) &&
+           slice_to_int(slice_str(argv[5]), 0, UINT16_MAX, &place->board_slot);
+}
+
+/* So that a loop at top level is told with its line; what does not listen, the master's watchdog ends. */
+static void guard_start(struct worker *worker)
+{
+    worker->guard.time_key = "worker.start_timeout";
+    worker->guard.max_bytes = (size_t)config_number(worker->config, CONFIG_RELOAD_MAX_MEMORY);
+    atomic_store(&worker->guard.deadline_ms,
+                 clock_ms() + (uint64_t)config_number(worker->config, CONFIG_WORKER_START_TIMEOUT));
 }
 
 static enum status open_worker(struct worker *worker, const struct place *place, struct err *err)
@@ -369,11 +410,12 @@ static enum status open_worker(struct worker *worker, const struct place *place,
     worker->board = scoreboard_attach(segments.fds[SEGMENT_SCOREBOARD], err);
     if (!worker->board)
         return ERR;
-    unsigned index = (unsigned)place->id + (place->is_jobs ? config_workers(worker->config) : 0);
-    CHECK(index < worker->board->n_slots);
-    worker->slot = &worker->board->slots[index];
+    CHECK(place->board_slot < worker->board->n_slots);
+    worker->slot = &worker->board->slots[place->board_slot];
     last_words_install(worker->slot, config_number(worker->config, CONFIG_WORKER_CORE_DUMPS) != 0);
+    guard_start(worker);
     struct host_opts opts = {.config = worker->config,
+                             .guard = &worker->guard,
                              .running = &worker->slot->running,
                              .config_json = worker->snapshot.bytes,
                              .bundle_fd = WORKER_BUNDLE,
@@ -384,6 +426,7 @@ static enum status open_worker(struct worker *worker, const struct place *place,
                              .has_services = true};
     if (host_open(&worker->host, &opts, err) != OK)
         return ERR;
+    worker->host.env.n_failed = &worker->board->n_failed;
     worker->reload_state = reload_state_attach(segments.fds[SEGMENT_RELOAD], err);
     if (!worker->reload_state)
         return ERR;
@@ -421,7 +464,8 @@ static void close_worker(struct worker *worker)
     metrics_close();
     scoreboard_detach(worker->board);
     for (size_t i = 0; i < worker->n_adopted; i++)
-        close(worker->adopted[i]);
+        close(worker->adopted[i].fd);
+    free(worker->adopted);
     config_free(worker->config);
     shm_close(&worker->snapshot);
 }

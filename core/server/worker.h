@@ -17,7 +17,7 @@ enum worker_fd {
 enum { WORKER_N_FDS = WORKER_FD_END - SPAWN_FIRST_FD };
 
 /* argv[1]; argv[2] is its number in that role, from 0, argv[3] how many of both there are, argv[4] the number of the
- * generation that WORKER_BUNDLE is */
+ * generation that WORKER_BUNDLE is, argv[5] its slot on the scoreboard */
 #define WORKER_ROLE "--worker"
 #define WORKER_ROLE_JOBS "--jobs"
 

@@ -102,4 +102,8 @@ M.self_test = hook("self_test")
 --- True once a stop has begun: requests are still served, but a readiness check should say no. Does not yield.
 M.is_stopping = process.is_stopping
 
+--- True while some worker of this machine is in a crash loop: it is not started again until there is other code. The
+-- others serve for it, but a readiness check should say no, so that somebody looks. Does not yield.
+M.is_degraded = process.is_degraded
+
 return M

@@ -168,6 +168,11 @@ function app.self_test(fn) end
 ---@return boolean
 function app.is_stopping() end
 
+---True while some worker of this machine is in a crash loop: the others serve for it, but a readiness check should say
+---no. Does not yield.
+---@return boolean
+function app.is_degraded() end
+
 ---A run-time failure, as raised by pg, redis and the like.
 ---@class chowk.error
 ---@field code string "unavailable", "deadline", "pg_error" …

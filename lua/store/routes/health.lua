@@ -9,10 +9,11 @@ routes:get("/healthz", { summary = "The process answers" }, function()
   return { status = "ok" }
 end)
 
---- Ready means: PostgreSQL answers, and no stop has begun. Redis may be away, the shop sells without it, so it is
---- reported only.
+--- Ready means: PostgreSQL answers, no stop has begun, and no worker is in a crash loop. Redis may be away, the shop
+--- sells without it, so it is reported only.
 routes:get("/readyz", { summary = "The shop can sell", deadline = "2s" }, function()
   if app.is_stopping() then return 503, { status = "stopping" }, { ["Retry-After"] = "1" } end
+  if app.is_degraded() then return 503, { status = "degraded" }, { ["Retry-After"] = "1" } end
   local one, err = try(pg.value, "SELECT 1")
   local pong = try(redis.ping)
   local state = {
