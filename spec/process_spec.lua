@@ -306,6 +306,18 @@ describe("processes", function()
     server.eventually("the workers' end", function() return not is_alive(left[1]) and not is_alive(left[2]) end)
   end)
 
+  it("says where the master crashed, and leaves no core file", function()
+    local s = serving(new_dir())
+    local left = workers(s)
+    for _, pid in ipairs { s.pid, left[1] } do
+      assert.equal("0", read("/proc/" .. pid .. "/limits"):match("Max core file size +(%d+)"))
+    end
+    server.sh("kill -ABRT " .. s.pid)
+    server.eventually("the workers' end", function() return not is_alive(left[1]) and not is_alive(left[2]) end)
+    assert.truthy(s.log():find("chowk: the master crashed: signal 6, address 0x%x+; [%w.%-]+%+0x%x+ < "), s.log())
+    assert.equal("", server.sh("ls " .. s.dir .. " | grep core"))
+  end)
+
   it("refuses a second server on the same port, naming the first", function()
     local s = serving(new_dir())
     local second = start(new_dir(), s.port)

@@ -235,7 +235,7 @@ static void settle_heap(struct vm *vm)
         vm->running->n_out_of_memory++;
         log_error("out of memory: the Lua heap is at its cap", LOG_S("route", vm->running->route),
                   LOG_S("request_id", vm->running->id), LOG_I("heap", (int64_t)vm->heap.bytes),
-                  LOG_I("cap", (int64_t)vm->heap.cap));
+                  LOG_I("cap", (int64_t)vm->heap.cap), LOG_I("room", (int64_t)heap_room(&vm->heap)));
     }
     heap_settle(&vm->heap, vm->L);
 }

@@ -16,6 +16,7 @@ struct http_client;
 struct mail;
 struct jobs;
 struct running;
+struct heap_share;
 struct env {
     struct loop *loop;
     struct pg *pg;                   /* NULL: not configured; calls raise "unavailable" naming the key */
@@ -30,7 +31,8 @@ struct env {
     struct slice config_json;        /* effective configuration as one JSON object {"pg.url": …, "settings": {…}} */
     struct running *running;         /* what runs, for others to see: script/running.h. NULL: nobody looks */
     uint32_t slow_turn_ms;           /* a resume that holds the loop longer is logged; 0: none is */
-    size_t lua_heap;                 /* cap of each VM in bytes; 0: none */
+    size_t lua_heap;                 /* cap of all VMs together in bytes; 0: none */
+    struct heap_share *heap_share;   /* what they hold: script/heap.h. NULL: there is one VM */
     bool development;
     /* In development: appends what is worth knowing about the code that runs, for a page about its failure (that the
      * last reload failed, so this is not what is on disk); nothing otherwise. NULL: never anything. */

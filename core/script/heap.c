@@ -12,10 +12,19 @@ static void stay_calm_within(struct heap *heap, size_t from, size_t to)
     heap->calm = to - from;
 }
 
-void heap_create(struct heap *heap, size_t cap)
+void heap_create(struct heap *heap, size_t cap, struct heap_share *share)
 {
     *heap = (struct heap){.cap = cap ? cap : SIZE_MAX, .limit = SIZE_MAX};
-    stay_calm_within(heap, 0, cap ? cap / 4 : SIZE_MAX);
+    heap->share = share ? share : &heap->alone;
+    heap->judged = heap_room(heap);
+    stay_calm_within(heap, 0, cap ? heap->judged / 4 : SIZE_MAX);
+}
+
+void heap_withdraw(struct heap *heap)
+{
+    heap->share->bytes -= heap->told;
+    heap->told = 0;
+    heap->share = &heap->alone;
 }
 
 void *heap_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
@@ -36,7 +45,8 @@ void *heap_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
 
 void heap_relieve(struct heap *heap, lua_State *L)
 {
-    size_t quarter = heap->cap / 4;
+    size_t room = heap_room(heap), quarter = room / 4;
+    heap->judged = room;
     if (heap->has_refused || heap->bytes > 3 * quarter)
         lua_gc(L, LUA_GCCOLLECT, 0);
     heap->has_refused = false;
@@ -49,6 +59,5 @@ void heap_relieve(struct heap *heap, lua_State *L)
         stay_calm_within(heap, quarter / 2, 3 * quarter);
     else
         stay_calm_within(heap, quarter / 2,
-                         heap->bytes < heap->cap ? heap->bytes + (heap->cap - heap->bytes) / 2
-                                                 : heap->bytes + quarter / 2);
+                         heap->bytes < room ? heap->bytes + (room - heap->bytes) / 2 : heap->bytes + quarter / 2);
 }

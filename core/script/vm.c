@@ -233,7 +233,7 @@ struct vm *vm_new(const struct vm_opts *opts, struct err *err)
     list_init(&vm->owned);
     vm->running = vm->env->running ? vm->env->running : &vm->unseen;
     co_setup(vm);
-    heap_create(&vm->heap, vm->env->lua_heap);
+    heap_create(&vm->heap, vm->env->lua_heap, vm->env->heap_share);
     vm->where = where_new(vm);
     open_state(vm);
     lua_atpanic(vm->L, on_panic);
@@ -256,6 +256,7 @@ void vm_end(struct vm *vm)
     CHECK_OBJ(vm, VM_MAGIC);
     vm->is_closing = true;
     co_end_all(vm);
+    heap_withdraw(&vm->heap);
     struct list *node;
     while ((node = list_pop(&vm->owned))) {
         struct vm_owned *owned = container_of(node, struct vm_owned, node);

@@ -176,6 +176,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
                              .running = opts->running,
                              .slow_turn_ms = (uint32_t)config_number(opts->config, CONFIG_WORKER_SLOW_TURN),
                              .lua_heap = (size_t)config_number(opts->config, CONFIG_WORKER_LUA_HEAP),
+                             .heap_share = &host->heap_share,
                              .worker_id = opts->worker_id};
     fill_env(host);
     struct vm_opts vm = {.env = &host->env,

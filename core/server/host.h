@@ -3,6 +3,7 @@
  * `routes` only look. The loop must turn until everything has closed: host_close sees to it. */
 #pragma once
 
+#include "script/heap.h"
 #include "script/vm.h"
 #include "server/config.h"
 #include "server/outbound.h"
@@ -36,6 +37,7 @@ struct host { /* read its fields; host_open and host_close write them */
     struct cache *cache;
     struct outbound outbound;
     struct bundle *bundle;
+    struct heap_share heap_share; /* of all its VMs */
     struct env env;
     struct vm *vm;
 };

@@ -7,3 +7,5 @@
 /* Once per process: handlers on a stack of their own for the watchdog's signal and for SEGV, BUS, ILL, FPE, ABRT. After
  * a crash the signal takes its course, so that the exit status is true. Core dumps only if asked for. */
 void last_words_install(struct scoreboard_slot *slot, bool dumps_core);
+/* The master's, who has nobody to read them: a line on stderr, with the stack as addresses for addr2line. */
+void last_words_install_master(bool dumps_core);

@@ -22,6 +22,7 @@
 #include "server/config_json.h"
 #include "server/early_stop.h"
 #include "server/handover.h"
+#include "server/last_words.h"
 #include "server/listen.h"
 #include "server/master_reload.h"
 #include "server/ops.h"
@@ -567,6 +568,7 @@ int master_run(const struct master_opts *opts, struct err *err)
                             .segments = SEGMENTS_NONE,
                             .err = err};
     signal(SIGPIPE, SIG_IGN);
+    last_words_install_master(config_number(opts->config, CONFIG_WORKER_CORE_DUMPS) != 0);
     if (open_master(&master, err) != OK) {
         master.exit_code = 1;
     } else if (!early_stop_is_wanted()) { /* else: stopped while starting, and no worker need be born for that */

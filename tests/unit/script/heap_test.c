@@ -13,12 +13,17 @@ static const char app[] = "local task = require 'chowk.task'\n"
                           "t.on_start(function() M.started = true end)\n"
                           "return t.routes()\n";
 
-static void load(struct fixture *f, size_t cap)
+static void load_sharing(struct fixture *f, size_t cap, struct heap_share *share)
 {
-    *f = (struct fixture){.env = {.loop = NULL, .worker_id = -1, .lua_heap = cap}};
+    *f = (struct fixture){.env = {.loop = NULL, .worker_id = -1, .lua_heap = cap, .heap_share = share}};
     fixture_load_one(f, app);
     if (!f->vm)
         fail_msg("%s", f->err.message);
+}
+
+static void load(struct fixture *f, size_t cap)
+{
+    load_sharing(f, cap, NULL);
 }
 
 static struct outcome run_text(struct fixture *f, const char *text)
@@ -89,6 +94,29 @@ static void test_garbage_does_not_fail_what_fits(void **state)
     fixture_unload(&f);
 }
 
+/* Two generations of one worker: what the old one holds is not there for the new one, but for a quarter of the cap. */
+static void test_one_cap_for_all_generations(void **state)
+{
+    (void)state;
+    static const char keep_20_mib[] = "kept = {} for i = 1, 20 do kept[i] = ('x'):rep(2^20 - i) end";
+    static const char keep_4_mib[] = "kept = {} for i = 1, 4 do kept[i] = ('x'):rep(2^20 - i) end";
+    struct fixture before, after;
+    struct heap_share share = {0};
+    load_sharing(&before, 32 * MIB, &share);
+    load_sharing(&after, 32 * MIB, &share);
+    assert_string_equal(run_text(&before, keep_20_mib).text, "ok");
+    assert_true(share.bytes >= 20 * MIB);
+    assert_non_null(strstr(run_text(&after, keep_20_mib).text, "not enough memory"));
+    (void)run_text(&after, "kept = nil");
+    lua_gc(vm_state(after.vm), LUA_GCCOLLECT, 0);
+    assert_string_equal(run_text(&after, keep_4_mib).text, "ok");
+    fixture_unload(&before);
+    assert_string_equal(run_text(&after, keep_20_mib).text, "ok");
+    assert_int_equal(after.vm->unseen.n_out_of_memory, 1);
+    fixture_unload(&after);
+    assert_int_equal(share.bytes, 0);
+}
+
 static void test_no_cap(void **state)
 {
     (void)state;
@@ -121,6 +149,7 @@ int main(void)
         cmocka_unit_test(test_a_runaway_ends_alone),
         cmocka_unit_test(test_a_caught_refusal_counts),
         cmocka_unit_test(test_garbage_does_not_fail_what_fits),
+        cmocka_unit_test(test_one_cap_for_all_generations),
         cmocka_unit_test(test_no_cap),
         cmocka_unit_test(test_the_core_is_never_refused),
     };
