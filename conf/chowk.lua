@@ -51,6 +51,7 @@ return {
         { limit = 10, window = "15m", key = "ip" },
         { limit = 10, window = "15m", key = { "user", "body.email" } },
       },
+      admin = { limit = 1000, window = "15m", key = "ip" },   -- a warehouse moves orders all day, from one address
       -- A mobile network puts thousands behind one address, so a guest's payments are counted by order, and orders by
       -- the buyer; what counts by address there is far higher.
       payments = {

@@ -179,6 +179,19 @@ describe("a shop that asks Razorpay", function()
     becomes("confirmed/partially_refunded", order)
   end)
 
+  it("gives up an order that stayed authorized only when Razorpay says that nothing came of it", function()
+    local lost, captured = place(), place()
+    open(lost)
+    pay(open(captured).json, "captured")
+    for _, order in ipairs { lost, captured } do
+      s:exec("UPDATE orders SET payment_status = 'authorized', expires_at = now() - interval '6 days',"
+        .. " updated_at = now() - interval '6 days' WHERE order_number = '" .. order.number .. "'")
+    end
+    run("order.expire", "{}")
+    becomes("expired/failed", lost)
+    becomes("confirmed/paid", captured)
+  end)
+
   it("gives late money back once, however often its job runs", function()
     local order = place()
     local proof = pay(open(order).json)

@@ -20,7 +20,7 @@ local STATES = { "pending", "confirmed", "processing", "shipped", "delivered", "
 local function not_found() app.fail(404, "order_not_found", "There is no such order.") end
 
 routes:get("/api/admin/orders", {
-  summary = "All orders, the newest first, page by page", limit = "public", auth = admin_token.check,
+  summary = "All orders, the newest first, page by page", limit = "admin", auth = admin_token.check,
   query = {
     status = t.optional(t.enum(STATES)),
     cursor = t.optional(t.string { max = 256 }),
@@ -29,13 +29,13 @@ routes:get("/api/admin/orders", {
 }, function(req) return orders.all(req.query) end)
 
 routes:get("/api/admin/orders/:number", {
-  summary = "An order with its events", limit = "public", auth = admin_token.check, params = NUMBER,
+  summary = "An order with its events", limit = "admin", auth = admin_token.check, params = NUMBER,
 }, function(req) return orders.find_any(req.params.number) or not_found() end)
 
 -- One POST per move; `fn(tx, order, body)` moves the locked order.
 local function move(name, summary, body, fn)
   routes:post("/api/admin/orders/:number/" .. name, {
-    summary = summary, limit = "public", auth = admin_token.check, params = NUMBER, body = body,
+    summary = summary, limit = "admin", auth = admin_token.check, params = NUMBER, body = body,
   }, moving(function(req)
     local number = req.params.number
     local given = body and req:json()
@@ -61,7 +61,7 @@ move("cancel", "Cancel an order that has not been shipped; paid money goes back"
   function(tx, order, body) cancel.cancel(tx, order, { actor = ACTOR, reason = body.reason, may_stop = true }) end)
 
 routes:post("/api/admin/orders/:number/refunds", {
-  summary = "Give money back, whole or in part (Idempotency-Key required)", limit = "public",
+  summary = "Give money back, whole or in part (Idempotency-Key required)", limit = "admin",
   auth = admin_token.check, params = NUMBER, idempotent = true,
   body = t.object {
     amount_paise = t.optional(t.paise { min = 1 }),
