@@ -4,7 +4,7 @@
 //
 //   node bench.js [--jobs json,product] [--only chowk,fastify] [--rounds 5] [--seconds 4] [--write]
 //
-// The environment says the same: JOBS="list order" PEERS="chowk fastify" ROUNDS=3 SECONDS=2. Without a choice of jobs or peers
+// The environment says the same: JOBS="list order" PEERS="chowk fastify" ROUNDS=3 DURATION=2. Without a choice of jobs or peers
 // the results are written.
 import { execFileSync, spawn } from 'node:child_process';
 import crypto from 'node:crypto';
@@ -20,7 +20,7 @@ const here = import.meta.dirname ?? path.dirname(new URL(import.meta.url).pathna
 const { env } = process;
 const { values: opt } = parseArgs({ options: {
   jobs: { type: 'string', default: env.JOBS }, only: { type: 'string', default: env.PEERS },
-  rounds: { type: 'string', default: env.ROUNDS || '5' }, seconds: { type: 'string', default: env.SECONDS || '4' },
+  rounds: { type: 'string', default: env.ROUNDS || '5' }, seconds: { type: 'string', default: env.DURATION || '4' },
   connections: { type: 'string', default: '64' }, write: { type: 'boolean', default: false } } });
 const listOf = (text) => (text ?? '').split(/[\s,]+/).filter(Boolean);
 const rounds = Number(opt.rounds), seconds = Number(opt.seconds);

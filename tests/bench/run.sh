@@ -1,6 +1,6 @@
 #!/bin/bash
 # Benchmark beside the peers: starts a private PostgreSQL (durable settings) and Redis, installs the Node peers, runs bench.js.
-# Arguments go to bench.js, which also reads JOBS, PEERS, ROUNDS and SECONDS: make bench JOBS="list order" PEERS="chowk fastify"
+# Arguments go to bench.js, which also reads JOBS, PEERS, ROUNDS and DURATION (s): make bench JOBS="list order" PEERS="chowk fastify"
 set -eu
 cd "$(dirname "$0")/../.."
 export CHOWK=$PWD/${BUILD:-build}/chowk TEST_FSYNC=on
