@@ -104,6 +104,20 @@ return {
     -- listen = "127.0.0.1:9180",   -- /metrics, /status, /healthz, /readyz; read-only. Or "unix:/path", or "off"
   },
 
+  log = {                    -- JSON lines on standard error; in development, text
+    -- file = "/var/log/chowk/chowk.log",           -- move it away and send the master USR1: new lines go to a new file
+    -- access_file = "/var/log/chowk/access.log",   -- the lines of requests apart; access = false: none
+    -- level = "info",
+    -- buffer = "1MiB",      -- what is kept while the disk is slow: no request waits for it; beyond, lines are dropped
+                             -- and counted (log_lines_dropped_total in /metrics, and a line that says how many)
+    -- Masked, unless redact = false: values of fields named like password, secret, token, authorization, cookie,
+    -- signature, api key, otp, pin, cvv, email, phone, mobile, contact, vpa, … also inside tables; in any text e-mail
+    -- addresses, phone and card numbers; the values in PostgreSQL's details. Query strings and paths of requests are
+    -- never logged in JSON. A name or a postal address in a message of your own is not recognised.
+    -- redact = true,
+    -- ip = "network",       -- clients' addresses: /24 or /48 only; "full" keeps them whole
+  },
+
   -- The shop's own settings, read in lua/store/settings.lua. "" means: not set.
   settings = {
     shop = {

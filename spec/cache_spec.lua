@@ -486,6 +486,7 @@ describe("chowk.cache over workers and machines", function()
     local waiting = {}
     for i = 1, 40 do waiting[i] = begin(a, "/things/t5") end
     eventually("they wait", function() return a:get("/stats").json.misses_l1 >= before + 41 end)
+    assert.truthy(a:logged(": loading t5"))
     local worker = tonumber(a:log():match("worker (%d+): loading t5")) -- they were started in this order
     server.sh("kill -9 " .. processes_of(a)[worker + 1])
     assert.equal(0, doomed().status)

@@ -257,9 +257,9 @@ describe("idempotent routes", function()
 
     it("refuse tx:commit, which would leave the answer out", function()
       assert.equal(500, post("/commit").status)
-      assert.truthy(s:log():find("an idempotent route commits together with its answer", 1, true))
+      assert.truthy(s:logged("an idempotent route commits together with its answer"))
       assert.equal(500, post("/no-step").status)
-      assert.truthy(s:log():find('req:step is for routes with idempotent = "steps"', 1, true))
+      assert.truthy(s:logged('req:step is for routes with idempotent = "steps"'))
     end)
 
     it("answer a duplicate at once while the first one runs, and run once", function()
@@ -387,7 +387,7 @@ describe("idempotent routes", function()
 
     it("want names of their own, but not many", function()
       assert.equal(500, post("/steps", 4).status)
-      assert.truthy(s:log():find('the name "a" is used twice in one request', 1, true))
+      assert.truthy(s:logged('the name "a" is used twice in one request'))
       assert.same({ "done", "true" }, { post("/no-steps").body, post("/no-steps").headers["idempotent-replayed"] })
     end)
 

@@ -394,7 +394,7 @@ describe("a job that never returns", function()
     local function row() return s:sql("SELECT * FROM jobs WHERE id = " .. id)[1] end
     server.eventually("given up", function() return row().state == "discarded" end)
     assert.truthy(row().errors[1].error:find("died or fell silent", 1, true))
-    assert.truthy(s:log():find("job spin", 1, true), s:log())
+    assert.truthy(s:logged("job spin"), s:log())
     id = s:post("/enqueue/note", { json = { args = { what = "after" } } }).json.id
     server.eventually("the next one", function() return row().state == "completed" end)
   end)
@@ -435,7 +435,7 @@ describe("jobs and what they stand on", function()
     server.eventually("both", function()
       return queue.count(s, "effects WHERE what = 'capped' OR what = 'exact' AND job = " .. id) == 2
     end)
-    assert.truthy(s:log():find("jobs are polled for", 1, true))
+    assert.truthy(s:logged("jobs are polled for"))
   end)
 end)
 

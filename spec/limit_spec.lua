@@ -141,7 +141,7 @@ describe("chowk.limit, otherwise", function()
     local s = start { mode = "report" }
     finally(function() s:stop() end)
     for _ = 1, 5 do assert.equal(200, s:get("/orders/A").status) end
-    assert.truthy(s:log():find("over the rate limit", 1, true))
+    assert.truthy(s:logged("over the rate limit"))
     assert.equal('"order";r=0', s:get("/orders/A").headers["ratelimit"]:match('^"order";r=0'))
     local off = start { mode = "off" }
     finally(function() s:stop() off:stop() end)
@@ -211,7 +211,7 @@ describe("chowk.limit, otherwise", function()
     local last
     for _ = 1, 4 do last = s:get("/orders/A").status end
     assert.equal(429, last)
-    assert.truthy(s:log():find("Redis does not answer", 1, true))
+    assert.truthy(s:logged("Redis does not answer"))
     node:start()
     local deadline = os.time() + 20
     while s:get("/closed").status ~= 200 and os.time() < deadline do os.execute("sleep 0.05") end

@@ -171,7 +171,7 @@ describe("chowk.mail", function()
     local answer = s:get("/late?to=slow@example.test")
     assert.same({ 503, "deadline" }, { answer.status, answer.json.code })
     assert.equal(500, s:get("/in-tx").status)
-    assert.truthy(s:log():find("mail.send in an open transaction", 1, true))
+    assert.truthy(s:logged("mail.send in an open transaction"))
   end)
 
   it("keeps a connection, and gets a new one when that has died", function()
@@ -209,8 +209,8 @@ describe("chowk.mail templates", function()
         ["mail/confirmed.lua"] = ("\nlocal mail = require 'chowk.mail'\n"
           .. "local t = mail.template { text = %q }\nreturn t"):format(source) } }
       assert.is_false((pcall(s.start_process, s)))
-      assert.truthy(s:log():find("mail/confirmed.lua:3: mail.template: text", 1, true), s:log())
-      assert.truthy(s:log():find(text, 1, true), s:log())
+      assert.truthy(s:logged("mail/confirmed.lua:3: mail.template: text"), s:log())
+      assert.truthy(s:logged(text), s:log())
       s.pid = nil
       s:stop()
     end
@@ -224,7 +224,7 @@ describe("chowk.mail without a server", function()
     local kept = s:get("/outbox").json
     assert.equal(1, #kept)
     assert.same({ "Hallo", "Welt", { "a@b.test" } }, { kept[1].subject, kept[1].text, kept[1].to })
-    assert.truthy(s:log():find("mail kept, not sent", 1, true))
+    assert.truthy(s:logged("mail kept, not sent"))
     assert.equal(500, s:get("/in-tx").status)
     s:stop()
   end)
@@ -237,7 +237,7 @@ describe("chowk.mail without a server", function()
     s = start({ port = 1 }, "smtp://u:p@127.0.0.1:PORT", { mail = { tls = "none" },
       razorpay = { key_id = "k", key_secret = "s", webhook_secrets = { "w" } } }, "production", false)
     assert.is_false((pcall(s.start_process, s)))
-    assert.truthy(s:log():find("would send the password of mail.url in clear text", 1, true), s:log())
+    assert.truthy(s:logged("would send the password of mail.url in clear text"), s:log())
     s.pid = nil
     s:stop()
   end)

@@ -32,7 +32,7 @@ describe("the operator's socket", function()
     assert.equal(0, code, out)
     assert.equal(("stopping\nstopped: pid %d\n"):format(s.pid), out)
     assert.falsy(s:is_alive())
-    assert.truthy(s:log():find("chowk stop", 1, true), s:log())
+    assert.truthy(s:logged("chowk stop"), s:log())
     assert.is_nil(io.open(s.dir .. "/var/run/chowk.sock"))
     out, code = chowk "stop"
     assert.equal(1, code)

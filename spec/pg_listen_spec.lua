@@ -86,7 +86,7 @@ describe("pg.listen", function()
       assert.equal(204, s:post("/notify?payload=" .. payload).status)
     end
     both("1 and 2", function(j) return table.concat(j.heard, ",") == "1,2" and j.fails == 1 and j.gaps == 0 end)
-    assert.truthy(s:log():find("this one fails", 1, true))
+    assert.truthy(s:logged("this one fails"))
   end)
 
   it("listens again after its connection was lost, and tells the gap", function()

@@ -240,7 +240,7 @@ describe("Redis faults", function()
     node:cli "config set requirepass hush"
     node:cli "-a hush client kill type normal skipme yes"
     assert.is_true(round() > 0)
-    assert.truthy(s:log():find("NOAUTH", 1, true))
+    assert.truthy(s:logged("NOAUTH"))
     node:cli "-a hush config set requirepass ''"
     heals()
   end)

@@ -146,15 +146,15 @@ describe("Sentinel", function()
     local other = server.start { app = APP, redis_url = unknown }
     local answer = other:get("/work")
     assert.equal(503, answer.status)
-    assert.truthy(other:log():find('name unknown: no sentinel knows a primary "nobody"', 1, true), other:log())
+    assert.truthy(other:logged('name unknown: no sentinel knows a primary "nobody"'), other:log())
     other:stop()
     other = server.start { app = APP, redis_url = "redis+sentinel://127.0.0.1:" .. server.free_port() .. "/shop" }
     assert.equal(503, other:get("/work").status)
-    assert.truthy(other:log():find("sentinels unreachable", 1, true), other:log())
+    assert.truthy(other:logged("sentinels unreachable"), other:log())
     other:stop()
     other = server.start { app = APP, redis_url = "redis+sentinel://127.0.0.1:" .. sentinels[2].port .. "/shop" }
     assert.equal(503, other:get("/work").status)
-    assert.truthy(other:log():find("NOAUTH", 1, true), other:log())
+    assert.truthy(other:logged("NOAUTH"), other:log())
     other:stop()
   end)
 end)

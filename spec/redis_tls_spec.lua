@@ -50,7 +50,7 @@ describe("rediss://", function()
   local function refused(url, config, text)
     with(url, config, function(s)
       assert.equal(503, s:get("/").status)
-      assert.truthy(s:log():find(text, 1, true), s:log())
+      assert.truthy(s:logged(text), s:log())
     end)
   end
 
@@ -84,7 +84,7 @@ describe("rediss://", function()
   it("refuses to start without its CA file", function()
     local s = server.start { app = APP, redis_url = "rediss://localhost:1?ca=/no/such.pem", start = false }
     assert.is_false((pcall(s.start_process, s)))
-    assert.truthy(s:log():find("/no/such.pem", 1, true), s:log())
+    assert.truthy(s:logged("/no/such.pem"), s:log())
     s.pid = nil
     s:stop()
   end)

@@ -135,6 +135,7 @@ describe("chowk.seq", function()
     assert.equal(500, s:get("/misuse/unknown").status)
     assert.equal(500, s:get("/misuse/number").status)
     assert.equal(500, s:get("/misuse/raw").status)
+    assert.truthy(s:logged("has no format in seq.formats"))
     local log = s:log()
     assert.truthy(log:find('seq.next: there is no sequence \\"invoice\\": add it to seq.formats', 1, true)
       or log:find('seq.next: there is no sequence "invoice": add it to seq.formats', 1, true), log)
@@ -330,7 +331,7 @@ return routes
       "tx:exec behind tx:gapless: everybody else waits", "tx:savepoint behind tx:gapless: everybody else waits" }
     for i, text in ipairs(texts) do
       assert.equal(500, s:get("/misuse/" .. i).status)
-      assert.truthy(s:log():find(text, 1, true), text)
+      assert.truthy(s:logged(text), text)
     end
   end)
 

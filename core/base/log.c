@@ -1,6 +1,6 @@
 /* Turns an event into one line and hands it to the kernel in one write(2), so that lines of several
  * processes on one pipe do not mix. A descriptor that would block loses the line rather than stall the
- * loop; the next line that gets through says how many were lost. Nothing here decides what is secret. */
+ * loop; the next line that gets through says how many were lost. A sink (net/log_writer) does that better. */
 #include "base/log.h"
 
 #include <errno.h>
@@ -8,6 +8,8 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/metrics.h"
+#include "base/redact.h"
 
 #define LINE_KEEP_CAP 65536 /* a longer line's buffer is given back after it */
 
@@ -17,9 +19,12 @@ static struct {
     bool is_json;
     const char *process;
     int64_t n_lost;
-    bool is_cut; /* the last line went out only in part: the next begins a line of its own */
+    bool is_cut;      /* the last line went out only in part: the next begins a line of its own */
+    log_sink_fn sink; /* NULL: the descriptor */
+    void *sink_data;
+    bool redacts, shows_ips;
     struct buf line;
-} logger = {.fd = STDERR_FILENO, .min = LOG_INFO};
+} logger = {.fd = STDERR_FILENO, .min = LOG_INFO, .redacts = true};
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 static const char *const level_tags[] = {"DEBUG ", "INFO  ", "WARN  ", "ERROR "};
@@ -32,9 +37,51 @@ void log_open(int fd, enum log_level min, bool json, const char *process)
     logger.process = process;
 }
 
+void log_set_sink(log_sink_fn sink, void *data)
+{
+    logger.sink = sink;
+    logger.sink_data = data;
+}
+
+void log_set_redact(bool is_on, bool shows_ips)
+{
+    logger.redacts = is_on;
+    logger.shows_ips = shows_ips;
+}
+
 bool log_is_on(enum log_level level)
 {
     return level >= logger.min;
+}
+
+/* ---- what may be shown ---- */
+
+/* The field as it may be shown; what had to change lies in *texts. */
+static struct log_field mask(const struct log_field *field, struct buf *texts)
+{
+    struct log_field shown = *field;
+    if (!logger.redacts || (field->kind != LOG_INT && field->str.len == 0))
+        return shown;
+    if (redact_is_name(slice_str(field->key))) {
+        shown.kind = LOG_STR;
+        shown.str = SLICE("***");
+    } else if (field->kind == LOG_STR && strcmp(field->key, "ip") == 0 && !logger.shows_ips) {
+        redact_ip(field->str, texts);
+        shown.str = buf_as_slice(texts);
+    } else if ((field->kind == LOG_STR && redact_text(field->str, texts)) ||
+               (field->kind == LOG_RAW && redact_json(field->str, texts))) {
+        shown.str = buf_as_slice(texts);
+    }
+    return shown;
+}
+
+static void put(struct buf *line, const struct log_field *field,
+                void (*write_field)(struct buf *line, const struct log_field *field))
+{
+    struct buf texts = {0};
+    struct log_field shown = mask(field, &texts);
+    write_field(line, &shown);
+    buf_free(&texts);
 }
 
 /* ---- JSON ---- */
@@ -68,9 +115,9 @@ static void json_line(struct buf *line, enum log_level level, const char *msg, c
     buf_printf(line, "{\"ts\":\"%s\",\"level\":\"%s\"", ts, level_names[level]);
     if (logger.process)
         json_field(line, &LOG_S("process", logger.process));
-    json_field(line, &LOG_S("msg", msg));
+    put(line, &LOG_S("msg", msg), json_field);
     for (size_t i = 0; i < n; i++)
-        json_field(line, &fields[i]);
+        put(line, &fields[i], json_field);
     if (logger.n_lost)
         json_field(line, &LOG_I("lost_lines", logger.n_lost));
     buf_byte(line, '}');
@@ -139,6 +186,18 @@ static void text_field(struct buf *line, const struct log_field *field)
     WRONG("log field kind");
 }
 
+static void text_message(struct buf *line, const struct log_field *field)
+{
+    text_bytes(line, field->str);
+}
+
+/* Tracebacks and the like follow the line, indented. */
+static void text_block(struct buf *line, const struct log_field *field)
+{
+    buf_printf(line, "\n  %s:\n    ", field->key);
+    text_bytes(line, field->str);
+}
+
 static void text_line(struct buf *line, enum log_level level, const char *msg, const struct log_field *fields, size_t n)
 {
     char ts[CLOCK_RFC3339_LEN + 1];
@@ -150,25 +209,21 @@ static void text_line(struct buf *line, enum log_level level, const char *msg, c
         buf_slice(line, slice_str(logger.process));
         buf_lit(line, ": ");
     }
-    text_bytes(line, slice_str(msg));
-    for (size_t i = 0; i < n; i++) {
+    put(line, &LOG_S("msg", msg), text_message);
+    for (size_t i = 0; i < n; i++)
         if (!is_multiline(&fields[i]))
-            text_field(line, &fields[i]);
-    }
+            put(line, &fields[i], text_field);
     if (logger.n_lost)
         text_field(line, &LOG_I("lost_lines", logger.n_lost));
-    for (size_t i = 0; i < n; i++) { /* tracebacks and the like follow, indented */
-        if (!is_multiline(&fields[i]))
-            continue;
-        buf_printf(line, "\n  %s:\n    ", fields[i].key);
-        text_bytes(line, fields[i].str);
-    }
+    for (size_t i = 0; i < n; i++)
+        if (is_multiline(&fields[i]))
+            put(line, &fields[i], text_block);
 }
 
 /* ---- out ---- */
 
 /* Loops only to finish a line that the kernel took in part. */
-static void line_send(const struct buf *line)
+static void line_write(const struct buf *line)
 {
     size_t sent = 0;
     while (sent < line->len) {
@@ -183,6 +238,26 @@ static void line_send(const struct buf *line)
     logger.n_lost = sent == line->len ? 0 : logger.n_lost + 1;
 }
 
+static void line_send(const struct buf *line)
+{
+    if (!logger.sink) {
+        line_write(line);
+        return;
+    }
+    size_t n_dropped = logger.sink(logger.sink_data, buf_as_slice(line));
+    if (n_dropped > 0)
+        metrics_add(METRIC_LOG_DROPPED, n_dropped);
+}
+
+void log_append(struct buf *out, enum log_level level, const char *msg, const struct log_field *fields, size_t n_fields)
+{
+    if (logger.is_json)
+        json_line(out, level, msg, fields, n_fields);
+    else
+        text_line(out, level, msg, fields, n_fields);
+    buf_byte(out, '\n');
+}
+
 void log_event(enum log_level level, const char *msg, const struct log_field *fields, size_t n_fields)
 {
     int saved_errno = errno; /* a log line must not change what its caller is about to report */
@@ -190,11 +265,7 @@ void log_event(enum log_level level, const char *msg, const struct log_field *fi
     buf_clear(line);
     if (logger.is_cut)
         buf_byte(line, '\n');
-    if (logger.is_json)
-        json_line(line, level, msg, fields, n_fields);
-    else
-        text_line(line, level, msg, fields, n_fields);
-    buf_byte(line, '\n');
+    log_append(line, level, msg, fields, n_fields);
     line_send(line);
     if (line->cap > LINE_KEEP_CAP)
         buf_free(line);

@@ -178,6 +178,7 @@ static int request(lua_State *L)
     if (!client)
         return push_unconfigured(L);
     struct co *co = co_op_begin(L, cancel_call, NULL);
+    co_op_waits_for(co, HTTP_WAIT_CALL);
     add_context(co, arena, headers, &call.n_headers);
     call.headers = headers;
     call.data = co;
@@ -239,6 +240,7 @@ static int stream_read(lua_State *L)
     if (stream->co)
         lx_misuse(L, "another activity reads this stream");
     struct co *co = co_op_begin(L, cancel_read, stream);
+    co_op_waits_for(co, HTTP_WAIT_CALL);
     int n = try_read(L, stream, on_ready);
     if (n > 0) {
         co_op_abort(co);

@@ -1,6 +1,7 @@
 /* Boundary of chowk.log: a message and a table of fields become one line of base/log, with the request's id, or the
  * job's. */
 #include <lauxlib.h>
+#include <stdio.h>
 
 #include "base/log.h"
 #include "bind/bind_jobs.h"
@@ -41,7 +42,7 @@ static bool read_field(lua_State *L, struct log_field *field, struct arena *text
 static const struct http_request *current_request(lua_State *L)
 {
     const struct co *co = co_running(L);
-    return co ? co_owner(co) : NULL;
+    return co ? http_request_of(co_owner(co)) : NULL;
 }
 
 /* write(level, message, fields?) */
@@ -55,7 +56,7 @@ static int write_line(lua_State *L)
         luaL_checktype(L, 3, LUA_TTABLE);
     if (!log_is_on(level) || vm_is_off_loop(vm_of(L))) /* the check of this code has logged it already */
         return 0;
-    struct log_field fields[MAX_FIELDS + 2];
+    struct log_field fields[MAX_FIELDS + 5];
     size_t n = 0;
     struct arena *texts = vm_scratch(vm_of(L));
     if (lua_istable(L, 3))
@@ -63,8 +64,13 @@ static int write_line(lua_State *L)
             if (n < MAX_FIELDS)
                 n += read_field(L, &fields[n], texts);
     const struct http_request *req = current_request(L);
-    if (req)
+    char route[256];
+    if (req) {
+        snprintf(route, sizeof(route), "%s %s", http_method_name(req->route->method), req->route->pattern);
         fields[n++] = LOG_S("request_id", req->id);
+        fields[n++] = LOG_S("route", route);
+        fields[n++] = LOG_SL("generation", req->generation);
+    }
     const struct job *job = bind_jobs_running(L);
     if (job) {
         fields[n++] = LOG_S("job", job_info(job)->kind->name);

@@ -61,6 +61,13 @@ void bind_pg_cancel(struct co *co, void *op)
     pg_op_cancel(op);
 }
 
+struct co *bind_pg_begin(lua_State *L, co_cancel_fn cancel, void *data)
+{
+    struct co *co = co_op_begin(L, cancel, data);
+    co_op_waits_for(co, HTTP_WAIT_PG);
+    return co;
+}
+
 void bind_pg_refuse_in_tx(lua_State *L)
 {
     if (co_tx(co_current(L)))
@@ -104,8 +111,9 @@ static int query(lua_State *L)
     int n = push_unconfigured(L);
     if (n > 0)
         return n;
-    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    struct co *co = bind_pg_begin(L, bind_pg_cancel, NULL);
     call.deadline_ms = co_deadline(co);
+    call.waited_us = co_waits(co, HTTP_WAIT_PG_QUEUE);
     call.done = bind_pg_done[shape];
     call.data = co;
     struct pg_op *op = pg_query(bind_pg_pool_for(L, where), &call);
@@ -186,7 +194,7 @@ static int all(lua_State *L)
     int n_unconfigured = push_unconfigured(L);
     if (n_unconfigured > 0)
         return n_unconfigured;
-    struct co *co = co_op_begin(L, cancel_many, NULL);
+    struct co *co = bind_pg_begin(L, cancel_many, NULL);
     lua_createtable(L, n, 0);
     lx_set_array_meta(L, -1);
     int ref_results = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -197,6 +205,7 @@ static int all(lua_State *L)
     for (int i = 0; i < n; i++) {
         many->items[i] = (struct many_item){.many = many, .index = i + 1};
         calls[i].deadline_ms = co_deadline(co);
+        calls[i].waited_us = i == 0 ? co_waits(co, HTTP_WAIT_PG_QUEUE) : NULL; /* they wait side by side */
         calls[i].must_read = where != ANYTHING;
         calls[i].done = on_item_done;
         calls[i].data = &many->items[i];

@@ -39,6 +39,8 @@ int bind_pg_bytea(lua_State *L); /* bytea(bytes) → parameter */
 void bind_pg_wake(struct co *co, const struct pg_result *result, enum bind_pg_shape shape, const struct err *err);
 /* By shape, so that a pending call needs no memory of its own: data is the co. */
 extern void (*const bind_pg_done[PG_N_SHAPES])(void *data, const struct pg_result *result, const struct err *err);
+/* co_op_begin, for a call to PostgreSQL. */
+struct co *bind_pg_begin(lua_State *L, co_cancel_fn cancel, void *data);
 void bind_pg_cancel(struct co *co, void *op);
 
 /* `where` is 0: the primary, 1: a replica if one is fit, 2: the primary for a read only. PostgreSQL is configured. */

@@ -136,7 +136,7 @@ static int copy_wait(lua_State *L)
     struct handle *handle = luaL_checkudata(L, 1, COPY_META);
     struct pg_copy_opts opts = {.sql = lx_check_slice(L, 2), .is_out = lua_toboolean(L, 3), .done = on_done};
     CHECK(!handle->copy);
-    struct co *co = co_op_begin(L, cancel_wait, handle);
+    struct co *co = bind_pg_begin(L, cancel_wait, handle);
     opts.deadline_ms = co_deadline(co);
     opts.data = handle;
     handle->copy = pg_copy_start(vm_env(vm_of(L))->pg, &opts);
@@ -150,7 +150,7 @@ static int copy_wait(lua_State *L)
 static int write_bytes(lua_State *L, struct handle *handle, struct slice bytes)
 {
     struct err err;
-    struct co *co = co_op_begin(L, cancel_wait, handle);
+    struct co *co = bind_pg_begin(L, cancel_wait, handle);
     enum status rc = pg_copy_write(handle->copy, bytes, co_deadline(co), &err);
     handle->rows.len = handle->n_whole = 0;
     if (rc == AGAIN) {
@@ -197,7 +197,7 @@ static int copy_end(lua_State *L)
 {
     struct handle *handle = check_handle(L);
     struct err err;
-    struct co *co = co_op_begin(L, cancel_wait, handle);
+    struct co *co = bind_pg_begin(L, cancel_wait, handle);
     enum status rc = OK;
     if (handle->rows.len)
         rc = pg_copy_write(handle->copy, buf_as_slice(&handle->rows), co_deadline(co), &err);
@@ -218,7 +218,7 @@ static int copy_end(lua_State *L)
 static int copy_read(lua_State *L)
 {
     struct handle *handle = check_handle(L);
-    struct co *co = co_op_begin(L, cancel_wait, handle);
+    struct co *co = bind_pg_begin(L, cancel_wait, handle);
     int n = try_read(L, handle, co_deadline(co));
     if (n > 0) {
         co_op_abort(co);

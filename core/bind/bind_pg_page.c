@@ -83,10 +83,11 @@ static int page(lua_State *L)
         bind_pg_push_unconfigured(L);
         return 2;
     }
-    struct co *co = co_op_begin(L, cancel, NULL);
+    struct co *co = bind_pg_begin(L, cancel, NULL);
     struct pending *pending = pending_new(&page);
     pending->co = co;
     call.deadline_ms = co_deadline(co);
+    call.waited_us = co_waits(co, HTTP_WAIT_PG_QUEUE);
     call.done = on_done;
     call.data = pending;
     pending->op = is_tx ? pg_tx_query(tx, &call) : pg_query(bind_pg_pool_for(L, where), &call);

@@ -82,8 +82,9 @@ static int tx_query(lua_State *L)
     enum bind_pg_shape shape = bind_pg_check_shape(L, 2);
     struct pg_call call = {0};
     bind_pg_read_stack(L, 3, vm_scratch(vm_of(L)), &call);
-    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    struct co *co = bind_pg_begin(L, bind_pg_cancel, NULL);
     call.deadline_ms = co_deadline(co);
+    call.waited_us = co_waits(co, HTTP_WAIT_PG_QUEUE);
     call.done = bind_pg_done[shape];
     call.data = co;
     co_op_set_data(co, pg_tx_query(handle->tx, &call));
@@ -165,9 +166,11 @@ static int tx_all(lua_State *L)
     int n = 0;
     struct arena *arena = vm_scratch(vm_of(L));
     struct pg_call *calls = bind_pg_read_lists(L, 2, arena, &n);
-    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    struct co *co = bind_pg_begin(L, bind_pg_cancel, NULL);
     for (int i = 0; i < n; i++)
         calls[i].deadline_ms = co_deadline(co);
+    if (n > 0)
+        calls[0].waited_us = co_waits(co, HTTP_WAIT_PG_QUEUE);
     if (commit)
         co_mark_committed(co);
     if (commit && fenced_job(L, handle)) {
@@ -188,7 +191,7 @@ static void on_control(void *data, const struct err *err)
 static int commit_tx(lua_State *L)
 {
     struct handle *handle = check_handle(L, 1);
-    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    struct co *co = bind_pg_begin(L, bind_pg_cancel, NULL);
     co_mark_committed(co);
     if (fenced_job(L, handle) && (handle->is_final || pg_tx_is_used(handle->tx)))
         co_op_set_data(co, commit_fenced(L, handle, NULL, 0, vm_scratch(vm_of(L))));
@@ -222,7 +225,7 @@ static int savepoint(lua_State *L)
     struct handle *handle = check_handle(L, 1);
     enum pg_savepoint what = (enum pg_savepoint)luaL_checkinteger(L, 2);
     unsigned number = (unsigned)luaL_checkinteger(L, 3);
-    struct co *co = co_op_begin(L, bind_pg_cancel, NULL);
+    struct co *co = bind_pg_begin(L, bind_pg_cancel, NULL);
     if (what != PG_SAVEPOINT_UNDO) {
         pg_tx_savepoint(handle->tx, what, number, on_ignored, NULL);
         co_op_abort(co);

@@ -206,6 +206,13 @@ static uint64_t deadline_of(const struct co *co)
     return co_has_deadline(co) ? co_deadline(co) : 0;
 }
 
+static struct co *begin(lua_State *L, co_cancel_fn cancel)
+{
+    struct co *co = co_op_begin(L, cancel, NULL);
+    co_op_waits_for(co, HTTP_WAIT_REDIS);
+    return co;
+}
+
 /* command(name, …) → true, value | false, err */
 static int command(lua_State *L)
 {
@@ -213,7 +220,7 @@ static int command(lua_State *L)
     int n = bind_redis_push_unconfigured(L);
     if (n > 0)
         return n;
-    struct co *co = co_op_begin(L, cancel_command, NULL);
+    struct co *co = begin(L, cancel_command);
     struct redis_call call = {
         .argv = args.argv, .argc = args.argc, .deadline_ms = deadline_of(co), .done = on_command, .data = co};
     return park_on(L, co, redis_command(vm_env(vm_of(L))->redis, &call));
@@ -244,7 +251,7 @@ static int pipeline(lua_State *L)
     int n = bind_redis_push_unconfigured(L);
     if (n > 0)
         return n;
-    struct co *co = co_op_begin(L, cancel_pipeline, NULL);
+    struct co *co = begin(L, cancel_pipeline);
     struct redis_batch_call call = {.commands = commands,
                                     .n_commands = n_commands,
                                     .deadline_ms = co_deadline(co),
@@ -265,7 +272,7 @@ static int multi(lua_State *L)
     int n = bind_redis_push_unconfigured(L);
     if (n > 0)
         return n;
-    struct co *co = co_op_begin(L, cancel_command, NULL);
+    struct co *co = begin(L, cancel_command);
     struct redis_multi_call call = {
         .commands = commands, .n_commands = n_commands, .deadline_ms = co_deadline(co), .done = on_command, .data = co};
     return park_on(L, co, redis_multi(vm_env(vm_of(L))->redis, &call));
@@ -303,7 +310,7 @@ static int script_run(lua_State *L)
     int n = bind_redis_push_unconfigured(L);
     if (n > 0)
         return n;
-    struct co *co = co_op_begin(L, cancel_command, NULL);
+    struct co *co = begin(L, cancel_command);
     struct redis_script_call call = {.keys = keys.argv,
                                      .n_keys = keys.argc,
                                      .args = args.argv,

@@ -183,6 +183,7 @@ static int all(lua_State *L)
         return 2;
     }
     struct co *parent = co_op_begin(L, cancel_group, NULL);
+    co_op_waits_for(parent, HTTP_N_WAITS); /* its children count what they wait for */
     struct group *group = xalloc(sizeof *group + (size_t)n * sizeof group->children[0]);
     *group = (struct group){.vm = vm_of(L), .parent = parent, .n_children = n, .n_running = n};
     group->ref_results = luaL_ref(L, LUA_REGISTRYINDEX);

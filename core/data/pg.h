@@ -45,6 +45,7 @@ struct pg_call {
     uint64_t deadline_ms;                                                            /* loop_now based */
     void (*done)(void *data, const struct pg_result *result, const struct err *err); /* one is NULL; both borrowed */
     void *data;
+    uint64_t *waited_us; /* its wait for a connection is added here while it has a caller; NULL: nobody asks */
     /* pg_query only. The core's own need, such as a sequence lease that transactions wait for: never queued behind
      * them, not counted against max_waiters; a statement or lock timeout of the shared connection is its error (T5). */
     bool is_core;

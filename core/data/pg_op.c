@@ -45,6 +45,7 @@ struct pg_op *pg_op_new(struct pg *pg, const struct pg_call *calls, int n_calls)
     op->pg = pg;
     op->n_cmds = n_calls;
     op->started_us = clock_us();
+    op->waited_us = n_calls > 0 ? calls[0].waited_us : NULL;
     op->cmds = (struct pg_cmd *)(void *)(op + 1);
     op->results = (struct pg_result **)(void *)(op->cmds + n);
     char *room = (char *)(op->results + n);

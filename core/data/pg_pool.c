@@ -123,6 +123,8 @@ static void count_wait(struct pg *pg, const struct pg_op *op)
     unsigned bucket = ms ? 64 - (unsigned)__builtin_clzll(ms) : 0;
     pg->waits[bucket < PG_WAIT_BUCKETS ? bucket : PG_WAIT_BUCKETS - 1]++;
     metrics_observe(METRIC_HISTOGRAM_PG_WAIT, ms * 1000);
+    if (op->waited_us && !op->is_forgotten)
+        *op->waited_us += ms * 1000;
     count_out(pg, op);
 }
 

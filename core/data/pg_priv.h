@@ -81,7 +81,7 @@ struct pg_op {
     struct list late;        /* pg->late: its completion comes before its result */
     uint64_t queued_ms;      /* since when it waits for a connection */
     uint64_t deadline_ms;
-    uint64_t started_us;
+    uint64_t started_us, *waited_us;
     /* One of the three, or none once the caller is gone. */
     void (*done)(void *data, const struct pg_result *result, const struct err *err);
     void (*done_all)(void *data, const struct pg_result *const *results, int n_results, const struct err *err);

@@ -13,6 +13,16 @@ struct http_header {
     struct slice value; /* trimmed */
 };
 
+/* What a request waited for, as the script layer counts it if it is asked to. */
+enum http_wait {
+    HTTP_WAIT_OTHER, /* its body, a queue, a sleep, a client that reads slowly */
+    HTTP_WAIT_PG,
+    HTTP_WAIT_PG_QUEUE, /* the part of it before there was a connection */
+    HTTP_WAIT_REDIS,
+    HTTP_WAIT_CALL, /* calls out over HTTP */
+    HTTP_N_WAITS
+};
+
 struct http_request {
     unsigned magic;
     struct arena *arena;
@@ -23,12 +33,13 @@ struct http_request {
     size_t n_headers;
     struct slice body;              /* whole and byte-exact; empty if none */
     const struct http_route *route; /* never NULL in a handler */
-    struct slice generation;        /* of the code that answers it, for a header in development; empty: none */
+    struct slice generation;        /* hash of the code that answers it; empty: none */
     struct slice params[HTTP_MAX_PARAMS];
     char id[37];            /* X-Request-Id: the client's if well-formed, else ours */
     char ip[ADDR_TEXT_MAX]; /* of the socket's peer */
     bool is_http10, is_head;
     uint64_t started_ms, deadline_ms; /* loop_now based */
+    uint64_t waited_us[HTTP_N_WAITS];
     struct slice fields; /* whole header lines ("Name: value\r\n") that go with whatever answers this; in the arena */
 
     /* For the handler's owner (script layer). `on_gone` is called at most once if the client goes away (reset,

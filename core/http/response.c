@@ -138,7 +138,7 @@ static struct http_response_head head_of(struct http_exchange *exchange, const s
         .content_type = answer->content_type,
         .date_line = http_server_date(conn->server),
         .id = slice_str(exchange->req.id),
-        .generation = exchange->req.generation,
+        .generation = conn->server->opts.shows_generation ? exchange->req.generation : SLICE(""),
         .says_close = exchange->must_close,
         .says_keep_alive = exchange->req.is_http10,
         .headers = answer->headers,

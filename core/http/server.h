@@ -31,7 +31,8 @@ struct http_server_opts {
     struct http_trust trust;          /* whose word counts for who the client is */
     bool speaks_proxy;                /* every connection begins with a PROXY greeting from a trusted peer */
     const struct http_router *router; /* borrowed; swapped by http_server_set_router at a reload */
-    struct slice generation;          /* X-Chowk-Generation of what is routed by it; borrowed with it; empty: none */
+    struct slice generation;          /* hash of the code it leads to; borrowed with it; empty: none */
+    bool shows_generation;            /* in X-Chowk-Generation */
     /* Called before each request is routed: the last moment for http_server_set_router. May be NULL. */
     void (*before_route)(void *data);
     http_handler_fn handler;

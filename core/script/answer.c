@@ -247,9 +247,13 @@ static void log_failure(struct call *call, enum log_level level, const char *wha
     char route[256];
     route_name(call->req, route, sizeof route);
     /* `handler`: of `return pg.query(…)`, a tail call, Lua keeps no line; then this is the only place there is. */
-    struct log_field fields[] = {
-        LOG_S("error_id", error_id),        LOG_S("route", route),    LOG_S("handler", call->req->route->origin),
-        LOG_S("request_id", call->req->id), LOG_SL("error", message), LOG_S("traceback", trace ? trace : "")};
+    struct log_field fields[] = {LOG_S("error_id", error_id),
+                                 LOG_S("route", route),
+                                 LOG_S("handler", call->req->route->origin),
+                                 LOG_S("request_id", call->req->id),
+                                 LOG_SL("generation", call->req->generation),
+                                 LOG_SL("error", message),
+                                 LOG_S("traceback", trace ? trace : "")};
     size_t skip = error_id ? 0 : 1;
     if (log_is_on(level))
         log_event(level, what, fields + skip, ARRAY_LEN(fields) - skip - (trace ? 0 : 1));

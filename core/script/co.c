@@ -44,6 +44,8 @@ struct co {
     void *data;
     co_cancel_fn cancel; /* of the pending operation */
     void *cancel_data;
+    uint64_t *waited_us, parked_us; /* co_set_waits; since when it is parked */
+    enum http_wait waits_for;
     bool has_op, is_committed, is_dirty; /* dirty: the thread ended by an error */
     bool is_stream;
     enum err_code sticky;
@@ -136,6 +138,7 @@ static void co_release(struct co *co)
     co->done = NULL;
     co->parent = NULL;
     co->owner = co->tx = co->job = NULL;
+    co->waited_us = NULL;
     co->label = no_label;
     co->sticky = ERR_NONE;
     co->has_op = co->is_committed = co->is_dirty = co->is_stream = false;
@@ -217,6 +220,7 @@ static void run(struct co *co)
         CHECK(co_is_sentinel(co->L, -1));
         lua_settop(co->L, 0);
         co->state = CO_PARKED;
+        co->parked_us = co->waited_us ? clock_us() : 0;
         arm_deadline(co);
         return;
     }
@@ -368,6 +372,7 @@ struct co *co_op_begin(lua_State *L, co_cancel_fn cancel, void *data)
     if (co->has_op) /* an earlier binding left by an error between begin and park */
         drop_op(co);
     co->has_op = true;
+    co->waits_for = HTTP_WAIT_OTHER;
     co->cancel = cancel;
     co->cancel_data = data;
     return co;
@@ -377,6 +382,12 @@ void co_op_set_data(struct co *co, void *data)
 {
     CHECK(co->has_op);
     co->cancel_data = data;
+}
+
+void co_op_waits_for(struct co *co, enum http_wait what)
+{
+    CHECK(co->has_op);
+    co->waits_for = what;
 }
 
 void co_op_abort(struct co *co)
@@ -406,10 +417,17 @@ bool co_is_sentinel(lua_State *L, int idx)
     return lua_islightuserdata(L, idx) && lua_touserdata(L, idx) == sentinel_ptr();
 }
 
+static void count_wait(const struct co *co)
+{
+    if (co->waited_us && co->waits_for != HTTP_N_WAITS)
+        co->waited_us[co->waits_for] += clock_us() - co->parked_us;
+}
+
 void co_wake(struct co *co, int n_results)
 {
     CHECK_OBJ(co, CO_MAGIC);
     CHECK(co->state == CO_PARKED && co->has_op);
+    count_wait(co);
     co->has_op = false;
     co->n_resume = n_results;
     if (!co->vm->current) {
@@ -423,6 +441,7 @@ void co_wake(struct co *co, int n_results)
 /* The parked call's results become `false, err`. */
 static void wake_with_sticky(struct co *co)
 {
+    count_wait(co);
     drop_op(co);
     lua_pushboolean(co->L, 0);
     push_sticky(co->L, co->sticky);
@@ -506,6 +525,7 @@ void co_set_parent(struct co *co, struct co *parent)
     co->job = parent ? parent->job : NULL;
     co->is_stream = parent && parent->is_stream;
     co->label = parent ? parent->label : no_label;
+    co->waited_us = parent ? parent->waited_us : NULL;
 }
 
 void co_set_unknown(struct co *co, enum err_code code)
@@ -524,6 +544,16 @@ void co_mark_committed(struct co *co)
 void co_set_owner(struct co *co, void *owner)
 {
     co->owner = owner;
+}
+
+void co_set_waits(struct co *co, uint64_t *waited_us)
+{
+    co->waited_us = waited_us;
+}
+
+uint64_t *co_waits(const struct co *co, enum http_wait what)
+{
+    return co->waited_us ? &co->waited_us[what] : NULL;
 }
 
 void co_set_stream(struct co *co)

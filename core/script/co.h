@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/list.h"
+#include "http/request.h"
 #include "net/timer.h"
 #include "script/running.h"
 
@@ -40,7 +41,9 @@ typedef void (*co_cancel_fn)(struct co *co, void *data);
 struct co *co_op_begin(lua_State *L, co_cancel_fn cancel, void *data);
 void co_op_set_data(struct co *co, void *data); /* when the handle is known only after starting */
 void co_op_abort(struct co *co);                /* the operation ended before parking: results returned directly */
-int co_park(lua_State *L);                      /* `return co_park(L)` */
+/* What it waits for, if it is more than a queue or a clock, for co_set_waits. HTTP_N_WAITS: others count it. */
+void co_op_waits_for(struct co *co, enum http_wait what);
+int co_park(lua_State *L); /* `return co_park(L)` */
 void co_wake(struct co *co, int n_results);
 /* As co_start, but later in this turn: may be called while another co runs (task.spawn, task.all). */
 void co_start_soon(struct co *co, int n_args, uint64_t deadline_ms, co_done_fn done, void *data);
@@ -64,7 +67,10 @@ void co_mark_committed(struct co *co); /* has committed, written or called out: 
  */
 void co_set_parent(struct co *co, struct co *parent);
 void co_set_owner(struct co *co, void *owner); /* e.g. the http_request */
-void co_set_stream(struct co *co);             /* an answer that may go on for long: it outlives `drain` */
+/* Where its waits are added up, in µs: HTTP_N_WAITS numbers, borrowed for its life. Children inherit it. */
+void co_set_waits(struct co *co, uint64_t *waited_us);
+uint64_t *co_waits(const struct co *co, enum http_wait what); /* NULL: nobody counts */
+void co_set_stream(struct co *co); /* an answer that may go on for long: it outlives `drain` */
 /* Whom it works for, as the watchdog, the crash report and the log name it; without one: "(no request)". Borrows both
  * texts for its life. Children inherit it. */
 void co_set_label(struct co *co, struct running_label label);

@@ -33,7 +33,7 @@ struct env {
     uint32_t slow_turn_ms;           /* a resume that holds the loop longer is logged; 0: none is */
     size_t lua_heap;                 /* cap of all VMs together in bytes; 0: none */
     struct heap_share *heap_share;   /* what they hold: script/heap.h. NULL: there is one VM */
-    bool development;
+    bool development, counts_waits;  /* of requests, in http_request.waited_us */
     /* In development: appends what is worth knowing about the code that runs, for a page about its failure (that the
      * last reload failed, so this is not what is on disk); nothing otherwise. NULL: never anything. */
     void (*note_code)(void *data, struct buf *out);

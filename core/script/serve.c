@@ -114,6 +114,14 @@ static struct running_label label_of(const struct call *call)
     return (struct running_label){call->vm->routes[call->req->route->handler].label, call->req->id};
 }
 
+static void attach(struct co *co, const struct call *call)
+{
+    co_set_owner(co, call->req);
+    co_set_label(co, label_of(call));
+    if (call->vm->env->counts_waits)
+        co_set_waits(co, call->req->waited_us);
+}
+
 /* The head is sent. Stack of `from`: [req], …, stream function */
 static void start_stream(struct call *call, lua_State *from)
 {
@@ -132,9 +140,8 @@ static void start_stream(struct call *call, lua_State *from)
     lua_xmove(from, L, 1);
     lua_pushvalue(L, -2); /* Stack: [req], writer, function, writer */
     call->co = co;
-    co_set_owner(co, call->req);
+    attach(co, call);
     co_set_stream(co);
-    co_set_label(co, label_of(call));
     co_start(co, 1, 0, on_stream_done, call);
 }
 
@@ -158,8 +165,7 @@ void serve_request(struct vm *vm, struct http_request *req)
     *call = (struct call){.magic = CALL_MAGIC, .vm = vm, .req = req, .co = co};
     req->owner = call;
     req->on_gone = on_gone;
-    co_set_owner(co, req);
-    co_set_label(co, label_of(call));
+    attach(co, call);
     if (route->wants_req)
         call_push_req(L, call);
     lua_rawgeti(L, LUA_REGISTRYINDEX, route->ref);

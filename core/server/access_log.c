@@ -1,51 +1,21 @@
 #include "server/access_log.h"
 
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/json.h"
-
-enum { WRITE_MAX = 4096 }; /* PIPE_BUF: what a pipe takes whole or not at all */
+#include "base/metrics.h"
+#include "base/redact.h"
 
 struct access_log {
-    struct loop_hook hook;
     struct access_log_opts opts;
-    struct buf lines;
+    struct buf line;
 };
-
-/* Whole lines, at most WRITE_MAX bytes a write unless one line is longer. A descriptor that would block loses lines:
- * the loop is worth more than they are. */
-static void flush(struct access_log *log)
-{
-    size_t pos = 0;
-    while (pos < log->lines.len) {
-        size_t len = log->lines.len - pos;
-        if (len > WRITE_MAX) {
-            const char *end = memrchr(log->lines.ptr + pos, '\n', WRITE_MAX);
-            if (!end)
-                end = memchr(log->lines.ptr + pos, '\n', len);
-            len = (size_t)(end + 1 - (log->lines.ptr + pos));
-        }
-        if (write(log->opts.fd, log->lines.ptr + pos, len) < 0)
-            break;
-        pos += len;
-    }
-    buf_clear(&log->lines);
-}
-
-static void on_turn_end(struct loop_hook *hook)
-{
-    struct access_log *log = container_of(hook, struct access_log, hook);
-    if (log->lines.len > 0)
-        flush(log);
-}
 
 struct access_log *access_log_new(const struct access_log_opts *opts)
 {
     struct access_log *log = xalloc(sizeof(*log));
     log->opts = *opts;
-    loop_hook_add(opts->loop, &log->hook, on_turn_end);
     return log;
 }
 
@@ -53,39 +23,73 @@ void access_log_free(struct access_log *log)
 {
     if (!log)
         return;
-    flush(log);
-    loop_hook_remove(&log->hook);
-    buf_free(&log->lines);
+    buf_free(&log->line);
     free(log);
 }
 
-static void write_json(struct buf *out, const struct http_request *req, int status, size_t bytes, uint64_t us)
+/* ,"name":1.234 */
+static void member_ms(struct buf *out, const char *name, uint64_t us)
+{
+    buf_lit(out, ",\"");
+    buf_append(out, name, strlen(name));
+    buf_lit(out, "\":");
+    buf_int(out, (int64_t)(us / 1000));
+    buf_byte(out, '.');
+    for (uint64_t digit = 100; digit > 0; digit /= 10)
+        buf_byte(out, (char)('0' + us / digit % 10));
+}
+
+/* Where the time went. What calls that ran side by side took is added up, so parts may be more than the whole; what is
+ * left of the whole is Lua's, and ours. */
+static void members_times(struct buf *out, const struct http_request *req, uint64_t us)
+{
+    const uint64_t *waited = req->waited_us;
+    uint64_t pg = waited[HTTP_WAIT_PG], queue = waited[HTTP_WAIT_PG_QUEUE], other = waited[HTTP_WAIT_OTHER];
+    uint64_t all = pg + waited[HTTP_WAIT_REDIS] + waited[HTTP_WAIT_CALL] + other;
+    queue = queue < pg ? queue : pg; /* it is counted in steps of a millisecond */
+    member_ms(out, "ms", us);
+    member_ms(out, "lua_ms", us > all ? us - all : 0);
+    member_ms(out, "pg_ms", pg - queue);
+    member_ms(out, "redis_ms", waited[HTTP_WAIT_REDIS]);
+    member_ms(out, "http_ms", waited[HTTP_WAIT_CALL]);
+    member_ms(out, "wait_ms", other + queue);
+}
+
+static void member_ip(struct buf *out, const struct http_request *req, bool is_whole)
+{
+    buf_lit(out, ",\"ip\":\"");
+    if (is_whole)
+        buf_slice(out, slice_str(req->ip));
+    else
+        redact_ip(slice_str(req->ip), out);
+    buf_byte(out, '"');
+}
+
+static void write_json(struct buf *out, const struct access_log_opts *opts, const struct http_request *req, int status,
+                       size_t bytes, uint64_t us)
 {
     char ts[CLOCK_RFC3339_LEN + 1];
     clock_rfc3339(clock_wall_ms(), ts);
     const char *method = http_method_name(req->method);
     buf_lit(out, "{\"ts\":\"");
     buf_append(out, ts, CLOCK_RFC3339_LEN);
-    buf_lit(out, "\",\"level\":\"info\",\"msg\":\"request\",\"method\":\"");
+    buf_lit(out, "\",\"level\":\"info\",\"msg\":\"request\",\"request_id\":");
+    json_write_string(out, slice_str(req->id));
+    buf_lit(out, ",\"method\":\"");
     buf_append(out, method, strlen(method));
     buf_lit(out, "\",\"route\":");
     if (req->route)
         json_write_string(out, slice_str(req->route->pattern));
     else
         buf_lit(out, "null");
-    buf_lit(out, ",\"status\":");
+    buf_lit(out, ",\"generation\":\"");
+    buf_slice(out, req->generation);
+    buf_lit(out, "\",\"status\":");
     buf_int(out, status);
     buf_lit(out, ",\"bytes\":");
     buf_int(out, (int64_t)bytes);
-    buf_lit(out, ",\"ms\":");
-    buf_int(out, (int64_t)(us / 1000));
-    buf_byte(out, '.');
-    for (uint64_t digit = 100; digit > 0; digit /= 10)
-        buf_byte(out, (char)('0' + us / digit % 10));
-    buf_lit(out, ",\"id\":");
-    json_write_string(out, slice_str(req->id));
-    buf_lit(out, ",\"ip\":");
-    json_write_string(out, slice_str(req->ip));
+    members_times(out, req, us);
+    member_ip(out, req, opts->shows_ips);
     buf_lit(out, "}\n");
 }
 
@@ -120,10 +124,12 @@ static void write_text(struct buf *out, const struct access_log_opts *opts, cons
 
 void access_log_write(struct access_log *log, const struct http_request *req, int status, size_t bytes, uint64_t us)
 {
+    buf_clear(&log->line);
     if (log->opts.is_json)
-        write_json(&log->lines, req, status, bytes, us);
+        write_json(&log->line, &log->opts, req, status, bytes, us);
     else
-        write_text(&log->lines, &log->opts, req, status, bytes, us);
-    if (log->lines.len > 16 * WRITE_MAX)
-        flush(log);
+        write_text(&log->line, &log->opts, req, status, bytes, us);
+    size_t n_dropped = log_writer_push(log->opts.writer, buf_as_slice(&log->line));
+    if (n_dropped > 0)
+        metrics_add(METRIC_LOG_DROPPED, n_dropped);
 }

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "server/config_load.h"
+#include "server/config_log.h"
 
 #define VAR_DIR "var"
 
@@ -23,6 +24,7 @@ enum status app_open(struct app *app, const char *dir, bool development, const c
 
 void app_close(struct app *app)
 {
+    config_log_stop();
     embedded_stop(app->redis);
     embedded_stop(app->pg);
     config_free(app->config);

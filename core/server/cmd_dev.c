@@ -113,10 +113,10 @@ int cmd_dev(struct cli_args *args)
     early_stop_catch();
     int code = CLI_FAILED;
     enum status status = app_open(&dev.app, args->argc ? args->argv[0] : NULL, true, "chowk dev", &err);
-    if (status == OK) {
-        config_log_open(dev.app.config, NULL);
+    if (status == OK)
+        status = config_log_start(dev.app.config, NULL, &err);
+    if (status == OK)
         status = start_databases(&dev, &err);
-    }
     if (early_stop_is_wanted())
         code = CLI_OK; /* whatever the interrupted step says of it */
     else if (status == OK)

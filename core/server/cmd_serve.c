@@ -30,8 +30,8 @@ int cmd_serve(struct cli_args *args)
     early_stop_catch();
     int code = CLI_FAILED;
     if (handover_receive(&handover, &err) != ERR &&
-        app_open(&app, args->argc ? args->argv[0] : NULL, false, NULL, &err) == OK) {
-        config_log_open(app.config, NULL);
+        app_open(&app, args->argc ? args->argv[0] : NULL, false, NULL, &err) == OK &&
+        config_log_start(app.config, NULL, &err) == OK) {
         if (app_has_migrations(&app) && !config_is_set(app.config, CONFIG_PG_URL))
             log_error("no database: set DATABASE_URL or pg.url");
         struct serve serve = {.config = app.config, .started_ms = started_ms};

@@ -14,6 +14,7 @@ enum control_type {
     CONTROL_DRAIN,     /* master → worker: finish and exit; value = lame duck in ms */
     CONTROL_ADOPT,     /* master → worker: also accept from the descriptor passed along (T12); value = its number */
     CONTROL_RELEASE,   /* master → worker: accept no more from it */
+    CONTROL_REOPEN,    /* master → worker: the log files (USR1) */
     /* A reload (server/reload.h); value = number of the generation */
     CONTROL_PREPARE,  /* master → worker: load the bundle passed along, and vote */
     CONTROL_ABORT,    /* master → worker: forget what was prepared under that number */

@@ -3,7 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t n_signals, has_terminal;
+static volatile sig_atomic_t n_signals, has_terminal, wants_reopen;
 
 bool early_stop_is_hangup(void)
 {
@@ -18,6 +18,11 @@ static void on_signal(int signum)
         _exit(128 + signum);
 }
 
+static void on_usr1(int signum UNUSED)
+{
+    wants_reopen = 1;
+}
+
 void early_stop_catch(void)
 {
     has_terminal = isatty(STDIN_FILENO);
@@ -26,7 +31,14 @@ void early_stop_catch(void)
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < ARRAY_LEN(signals); i++)
         sigaction(signals[i], &action, NULL);
+    action.sa_handler = on_usr1;
+    sigaction(SIGUSR1, &action, NULL);
     signal(SIGUSR2, SIG_IGN); /* an upgrade of a server that starts: not death, which is the default */
+}
+
+bool early_stop_wants_reopen(void)
+{
+    return wants_reopen;
 }
 
 bool early_stop_is_wanted(void)

@@ -7,6 +7,7 @@
 
 void early_stop_catch(void);
 bool early_stop_is_wanted(void);
+bool early_stop_wants_reopen(void); /* USR1 came: of the log files, once there is a loop */
 /* HUP asks for a reload (before there is a loop, for nothing), but a terminal that closes says it as well: then nobody
  * is there any more to reload for, and it means TERM. Async-signal-safe. */
 bool early_stop_is_hangup(void);

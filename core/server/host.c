@@ -173,6 +173,7 @@ static enum status open_vm(struct host *host, const struct host_opts *opts, stru
     host->env = (struct env){.loop = host->loop,
                              .config_json = opts->config_json,
                              .development = config_is_development(opts->config),
+                             .counts_waits = config_number(opts->config, CONFIG_LOG_ACCESS) != 0,
                              .running = opts->running,
                              .slow_turn_ms = (uint32_t)config_number(opts->config, CONFIG_WORKER_SLOW_TURN),
                              .lua_heap = (size_t)config_number(opts->config, CONFIG_WORKER_LUA_HEAP),

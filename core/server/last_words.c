@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include "script/where.h"
+#include "server/config_log.h"
 #include "server/watchdog.h"
 
-enum { LAST_SAMPLE = 5, STACK_BYTES = 64 * 1024 };
+enum { LAST_SAMPLE = 5, STACK_BYTES = 64 * 1024, LOG_MS = 200 };
 
 static struct scoreboard_slot *own;
 static volatile sig_atomic_t n_samples;
@@ -22,6 +23,7 @@ static void on_fault(int signum, siginfo_t *info, void *context)
 {
     where_escape();
     where_crash(&own->report, context, signum, info->si_code, (uintptr_t)info->si_addr);
+    config_log_drain(LOG_MS); /* what led here is worth reading */
     signal(signum, SIG_DFL);
     raise(signum); /* delivered when this handler returns */
 }

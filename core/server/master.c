@@ -20,6 +20,7 @@
 #include "server/admin.h"
 #include "server/cli.h"
 #include "server/config_json.h"
+#include "server/config_log.h"
 #include "server/early_stop.h"
 #include "server/handover.h"
 #include "server/last_words.h"
@@ -51,7 +52,7 @@ struct master {
     struct segments segments;
     struct listen_set listeners;
     struct loop *loop;
-    struct signal_watch *watches[4];
+    struct signal_watch *watches[5];
     struct supervisor *supervisor;
     struct ops *ops;
     struct ops_stop *ops_stop;
@@ -252,6 +253,15 @@ static void on_hup(void *data, int signum)
         stop(master, strsignal(signum), false);
     else
         master_reload_hup(master->reload);
+}
+
+/* Files were moved away: every process opens new ones under their names. */
+static void on_usr1(void *data, int signum UNUSED)
+{
+    struct master *master = data;
+    config_log_reopen();
+    for (unsigned i = 0; i < supervisor_n_slots(master->supervisor); i++)
+        (void)supervisor_send(master->supervisor, i, CONTROL_REOPEN, 0, -1);
 }
 
 static void on_slot(void *data, unsigned slot, enum supervisor_event event, const struct control_message *message)
@@ -499,7 +509,7 @@ static enum status open_master(struct master *master, struct err *err)
     static const struct {
         int signum;
         void (*fn)(void *data, int signum);
-    } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_hup}, {SIGCHLD, on_child}};
+    } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_hup}, {SIGUSR1, on_usr1}, {SIGCHLD, on_child}};
     open_ops(master);
     if (open_status(master, err) != OK)
         return ERR;
@@ -507,6 +517,8 @@ static enum status open_master(struct master *master, struct err *err)
         return ERR;
     for (size_t i = 0; i < ARRAY_LEN(watched); i++)
         master->watches[i] = signal_watch_new(master->loop, watched[i].signum, watched[i].fn, master);
+    if (early_stop_wants_reopen())
+        config_log_reopen();
     if (master->opts->handover) {
         supervisor_set_share(master->supervisor, 0); /* the old master's workers have all there is */
         handover_watch(master->opts->handover, master->loop, on_handover, master);

@@ -18,6 +18,7 @@ NORETURN static void run_child(const struct spawn_opts *opts)
     signal(SIGINT, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
     /* First out of the way, then into place: a source may sit on another's target. */
     for (int i = 0; i < opts->n_fds; i++)
         if ((high[i] = fcntl(opts->fds[i], F_DUPFD_CLOEXEC, 64)) < 0)

@@ -3,7 +3,8 @@
  * code that is running now, whatever has been installed meanwhile (an upgrade is a decision, not an accident).
  *
  * No PR_SET_PDEATHSIG: a worker outlives its master to drain; it learns of the death by its control socket. SIGINT and
- * SIGHUP are ignored in the child: a terminal sends them to the whole group, and the master decides what they mean. */
+ * SIGHUP are ignored in the child: a terminal sends them to the whole group, and the master decides what they mean. So
+ * is SIGUSR1, which is for the master, and may come from a hand that names every process. */
 #pragma once
 
 #include <sys/types.h>

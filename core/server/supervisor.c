@@ -172,6 +172,7 @@ static void on_message(struct child *child, const struct control_message *messag
     case CONTROL_COMMIT:
     case CONTROL_LEAVE:
     case CONTROL_SHARE:
+    case CONTROL_REOPEN:
     case CONTROL_MASTERS:
         return; /* ours to send */
     }

@@ -212,6 +212,9 @@ static void on_message(struct worker *worker, const struct control_message *mess
     case CONTROL_RELEASE:
         release(worker, message->value);
         return;
+    case CONTROL_REOPEN:
+        config_log_reopen();
+        return;
     case CONTROL_PREPARE:
     case CONTROL_ABORT:
     case CONTROL_COMMIT:
@@ -280,6 +283,7 @@ static void on_term(void *data, int signum UNUSED)
 static void on_request(void *data, struct http_request *req)
 {
     struct worker *worker = data;
+    req->waited_us[HTTP_WAIT_OTHER] = (loop_now(worker->host.loop) - req->started_ms) * 1000; /* for its body */
     worker_metrics_begin(worker->metrics);
     serve_request(worker->host.vm, req);
 }
@@ -296,6 +300,19 @@ static void on_answered(void *data, const struct http_request *req, int status, 
     worker_metrics_request(worker->metrics, req, status, us);
     if (worker->access_log)
         access_log_write(worker->access_log, req, status, bytes, us);
+}
+
+static void open_access_log(struct worker *worker)
+{
+    const struct config *config = worker->config;
+    bool has_file = config_is_set(config, CONFIG_LOG_FILE) || config_is_set(config, CONFIG_LOG_ACCESS_FILE);
+    bool shows_ips =
+        !config_number(config, CONFIG_LOG_REDACT) || strcmp(config_text(config, CONFIG_LOG_IP), "full") == 0;
+    worker->access_log =
+        access_log_new(&(struct access_log_opts){.writer = config_log_access(),
+                                                 .is_json = strcmp(config_text(config, CONFIG_LOG_FORMAT), "json") == 0,
+                                                 .is_colour = !has_file && isatty(STDERR_FILENO),
+                                                 .shows_ips = shows_ips});
 }
 
 static void open_http(struct worker *worker)
@@ -315,17 +332,15 @@ static void open_http(struct worker *worker)
                    .max_connections = (size_t)config_number(config, CONFIG_HTTP_MAX_CONNECTIONS)},
         .speaks_proxy = config_number(config, CONFIG_HTTP_PROXY_PROTOCOL) != 0,
         .router = vm_router(worker->host.vm),
+        .shows_generation = config_is_development(config),
         .before_route = before_route,
         .handler = on_request,
         .log = on_answered,
         .data = worker};
     struct err err = {0};
     CHECK(config_trust(config, &opts.trust, &err) == OK); /* the master has checked it */
-    if (config_number(config, CONFIG_LOG_ACCESS)) {
-        bool is_json = strcmp(config_text(config, CONFIG_LOG_FORMAT), "json") == 0;
-        worker->access_log = access_log_new(&(struct access_log_opts){
-            .loop = worker->host.loop, .fd = STDERR_FILENO, .is_json = is_json, .is_colour = isatty(STDERR_FILENO)});
-    }
+    if (config_number(config, CONFIG_LOG_ACCESS))
+        open_access_log(worker);
     worker->http = http_server_new(&opts);
     http_server_listen(worker->http, WORKER_LISTENER);
 }
@@ -401,7 +416,8 @@ static enum status open_worker(struct worker *worker, const struct place *place,
     if (!worker->config)
         return ERR;
     snprintf(worker->name, sizeof(worker->name), "%s %d", place->is_jobs ? "jobs" : "worker", (int)place->id);
-    config_log_open(worker->config, worker->name);
+    if (config_log_start(worker->config, worker->name, err) != OK)
+        return ERR;
     struct segments segments;
     for (int i = 0; i < N_SEGMENTS; i++)
         segments.fds[i] = WORKER_SEGMENTS + i;
@@ -461,6 +477,7 @@ static void close_worker(struct worker *worker)
         poll_free(worker->control);
         host_close(&worker->host);
     }
+    config_log_stop();
     metrics_close();
     scoreboard_detach(worker->board);
     for (size_t i = 0; i < worker->n_adopted; i++)

@@ -21,12 +21,6 @@ static void on_vote(void *data, uint32_t number, const char *refusal)
     control_send(reload->opts.control_fd, refusal ? CONTROL_REFUSED : CONTROL_PREPARED, number, refusal, -1);
 }
 
-static struct slice shown_hash(const struct worker_reload *reload)
-{
-    bool is_shown = config_is_development(reload->opts.config);
-    return is_shown ? slice_str(bundle_hash(reload->opts.host->bundle)) : SLICE("");
-}
-
 static void show_current(struct worker_reload *reload)
 {
     struct host *host = reload->opts.host;
@@ -34,7 +28,7 @@ static void show_current(struct worker_reload *reload)
     host->bundle = generations_bundle(reload->set);
     reload->number = generations_number(reload->set);
     if (reload->opts.http)
-        http_server_set_router(reload->opts.http, vm_router(host->vm), shown_hash(reload));
+        http_server_set_router(reload->opts.http, vm_router(host->vm), slice_str(bundle_hash(host->bundle)));
 }
 
 static void note_code(void *data, struct buf *out)

@@ -1,4 +1,5 @@
--- Structured log: one line per event, with the request's id. None of these yields.
+-- Structured log: one line per event, with the request's id, route and generation, or the job's. None of these yields,
+-- or waits for a disk. Secrets and personal data are masked by name and by look: core/base/redact.h says which.
 local core = require "chowk.core.log"
 local raise = require "chowk.raise"
 

@@ -7,7 +7,7 @@
 --   local s = server.start{ app = …, redis_url = node:url() }                   -- a Redis of its own (support/redis)
 --   s:get(path, { headers = … })   s:post(path, { json = …, headers = … })   s:request(method, path, opts)
 --   s:parallel{ { "GET", "/x" }, { "POST", "/y", { json = … } } }   s:sql("SELECT …") → rows   s:exec("UPDATE …")
---   s:log() → text   s:stop()   s:kill("TERM")   s:restart()
+--   s:log() → text   s:logged(text) → boolean   s:stop()   s:kill("TERM")   s:restart()
 --
 -- pg = a spec.support.postgres object: the database is made there. url = function(database) → the URL that chowk is
 -- given, as when it goes through a proxy or a pooler. wrap = a command in front of chowk's, which executes it.
@@ -196,6 +196,11 @@ function Server:redis(command)
 end
 
 function Server:log() return read(self.log_file) or "" end
+-- Whether the log has that text. A server writes its log beside what it answers: the line of an answered request may
+-- be a moment away, so it is waited for.
+function Server:logged(text)
+  return (pcall(M.eventually, text, function() return self:log():find(text, 1, true) end))
+end
 function Server:is_alive() -- a zombie nobody has reaped yet is not alive
   local status = read("/proc/" .. self.pid .. "/status")
   return status ~= nil and not status:find("\nState:%s+Z")

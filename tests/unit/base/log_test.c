@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/metrics.h"
 
 static int fds[2];
 static char got[1 << 17];
@@ -165,6 +166,60 @@ static void test_long_line_in_one_piece(void **state)
     free(text);
 }
 
+static struct buf sunk;
+static size_t n_to_drop;
+
+static size_t sink(void *data, struct slice line)
+{
+    assert_ptr_equal(data, &sunk);
+    if (n_to_drop == 0)
+        buf_slice(&sunk, line);
+    return n_to_drop;
+}
+
+static void test_sink(void **state)
+{
+    (void)state;
+    log_open(fds[1], LOG_INFO, true, NULL);
+    log_set_sink(sink, &sunk);
+    uint64_t before = metrics_sum(METRIC_LOG_DROPPED);
+    log_info("here");
+    n_to_drop = 1;
+    log_info("lost");
+    n_to_drop = 0;
+    log_set_sink(NULL, NULL);
+    assert_string_equal(read_all(), "");
+    buf_byte(&sunk, '\0');
+    assert_non_null(strstr(sunk.ptr, "\"msg\":\"here\"}\n"));
+    assert_null(strstr(sunk.ptr, "lost"));
+    assert_int_equal(metrics_sum(METRIC_LOG_DROPPED) - before, 1);
+    buf_free(&sunk);
+}
+
+static void log_private(void)
+{
+    log_info("mail to a@b.in", LOG_S("password", "x"), LOG_I("phone", 42), LOG_S("ip", "192.0.2.7"),
+             LOG_J("user", SLICE("{\"token\":1}")), LOG_S("trace", "one\nc@d.in"), LOG_S("route", "/x"));
+}
+
+static void test_redacts(void **state)
+{
+    (void)state;
+    log_open(fds[1], LOG_INFO, true, NULL);
+    log_private();
+    assert_non_null(strstr(read_all(), "\"msg\":\"mail to [email]\",\"password\":\"***\",\"phone\":\"***\","
+                                       "\"ip\":\"192.0.2.0\",\"user\":{\"token\":\"***\"},"
+                                       "\"trace\":\"one\\n[email]\",\"route\":\"/x\"}\n"));
+    log_open(fds[1], LOG_INFO, false, NULL);
+    log_private();
+    assert_non_null(strstr(read_all(), "mail to [email] password=*** phone=*** ip=192.0.2.0 "));
+    assert_non_null(strstr(got, "route=/x\n  trace:\n    one\n    [email]\n"));
+    log_set_redact(false, true);
+    log_private();
+    log_set_redact(true, false);
+    assert_non_null(strstr(read_all(), "mail to a@b.in password=x phone=42 ip=192.0.2.7 "));
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -179,6 +234,8 @@ int main(void)
         TEST(test_errno_survives),
         TEST(test_full_pipe_loses_lines_and_counts_them),
         TEST(test_long_line_in_one_piece),
+        TEST(test_sink),
+        TEST(test_redacts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
