@@ -2,8 +2,9 @@
  *
  * A number has one writer, so adding is a plain load and store, which the compiler makes one instruction; relaxed
  * atomics only promise readers in other processes whole numbers. What a slot names (routes, label sets) is appended and
- * then published by its count, never changed or removed: a process that dies in between has published nothing, and the
- * next owner finds the names again and goes on.
+ * then published by its count: a process that dies in between has published nothing, and the next owner finds the names
+ * again and goes on. When there is no room left, a new route takes the place of one that no living code has; a sequence
+ * number tells readers that they read half of that.
  *
  * Never: lock, allocate or make a system call while counting; take back what was counted. */
 #include "base/metrics.h"
@@ -18,7 +19,7 @@
 #include "base/shm.h"
 
 enum {
-    LAYOUT_VERSION = 1,
+    LAYOUT_VERSION = 2,
     PRIVATE_SERIES = 64,
     RESERVED_SERIES = 9, /* "other", and METRICS_UNROUTED by method */
 };
@@ -54,14 +55,19 @@ static union {
     struct metrics_slot slot;
     char bytes[sizeof(struct metrics_slot) + PRIVATE_SERIES * sizeof(struct metrics_series)];
 } private = {.slot = {.n_series = 1}};
+static unsigned private_users[PRIVATE_SERIES];
 
 static struct {
     struct shm_segment segment;
     struct metrics_slot *slot; /* ours */
     uint32_t max_series;
+    unsigned *n_users;       /* of each series: how often its route is in use; owned, unless private */
     uint64_t last[METRIC_N]; /* of metrics_sample */
     struct metrics_cell overflow;
-} own = {.slot = &private.slot, .max_series = PRIVATE_SERIES, .overflow = {.metric = METRIC_METRICS_DROPPED}};
+} own = {.slot = &private.slot,
+         .max_series = PRIVATE_SERIES,
+         .n_users = private_users,
+         .overflow = {.metric = METRIC_METRICS_DROPPED}};
 
 /* ---- the segment --------------------------------------------------------------------------------------------- */
 
@@ -182,6 +188,7 @@ enum status metrics_open(int fd, const char *name, struct err *err)
     clear_gauges(slot);
     own.slot = slot;
     own.max_series = body()->max_series;
+    own.n_users = xalloc(own.max_series * sizeof(*own.n_users));
     return OK;
 }
 
@@ -193,6 +200,8 @@ void metrics_close(void)
     atomic_store(&own.slot->owner, 0);
     own.slot = &private.slot;
     own.max_series = PRIVATE_SERIES;
+    free(own.n_users);
+    own.n_users = private_users;
     shm_detach(&own.segment);
 }
 
@@ -292,25 +301,72 @@ void metrics_sample_to(struct metrics_cell *cell, uint64_t *last, uint64_t total
 
 /* ---- requests ------------------------------------------------------------------------------------------------ */
 
-unsigned metrics_route(const char *method, const char *pattern)
+static bool is_whole(const struct metrics_series *series)
 {
-    struct metrics_slot *slot = own.slot;
-    uint32_t n = atomic_load(&slot->n_series);
-    char name[METRICS_PATTERN_MAX];
-    snprintf(name, sizeof(name), "%s", pattern);
-    for (uint32_t i = 1; i < n; i++)
-        if (strcmp(slot->series[i].method, method) == 0 && strcmp(slot->series[i].pattern, name) == 0)
+    return series->sequence % 2 == 0;
+}
+
+static unsigned find_series(struct metrics_slot *slot, const char *method, const char *pattern)
+{
+    for (uint32_t i = 1; i < slot->n_series; i++)
+        if (is_whole(&slot->series[i]) && strcmp(slot->series[i].method, method) == 0 &&
+            strcmp(slot->series[i].pattern, pattern) == 0)
             return i;
-    bool is_unrouted = strcmp(pattern, METRICS_UNROUTED) == 0; /* there is always room for these */
-    uint32_t n_routes = 0;
+    return 0;
+}
+
+/* One that was never used; there is always room for what has no route. */
+static unsigned append_series(struct metrics_slot *slot, const char *method, const char *pattern)
+{
+    uint32_t n = slot->n_series, n_routes = 0;
+    bool is_unrouted = strcmp(pattern, METRICS_UNROUTED) == 0;
     for (uint32_t i = 1; i < n; i++)
         n_routes += strcmp(slot->series[i].pattern, METRICS_UNROUTED) != 0;
     if (n >= own.max_series || (!is_unrouted && n_routes >= own.max_series - RESERVED_SERIES))
         return 0;
     snprintf(slot->series[n].method, METRICS_METHOD_MAX, "%s", method);
-    memcpy(slot->series[n].pattern, name, sizeof(name));
+    snprintf(slot->series[n].pattern, METRICS_PATTERN_MAX, "%s", pattern);
     atomic_store(&slot->n_series, n + 1);
     return n;
+}
+
+/* One whose route is gone, with what was counted for it: nobody else's numbers change. */
+static unsigned reuse_series(struct metrics_slot *slot, const char *method, const char *pattern)
+{
+    for (uint32_t i = 1; i < slot->n_series; i++) {
+        struct metrics_series *series = &slot->series[i];
+        if (own.n_users[i] > 0 || strcmp(series->pattern, METRICS_UNROUTED) == 0)
+            continue;
+        uint32_t changing = series->sequence | 1; /* who had it may have died over it */
+        atomic_store(&series->sequence, changing);
+        atomic_thread_fence(memory_order_release);
+        memset(series->classes, 0, sizeof(series->classes));
+        memset(&series->duration, 0, sizeof(series->duration));
+        snprintf(series->method, METRICS_METHOD_MAX, "%s", method);
+        snprintf(series->pattern, METRICS_PATTERN_MAX, "%s", pattern);
+        atomic_store(&series->sequence, changing + 1);
+        return i;
+    }
+    return 0;
+}
+
+unsigned metrics_route(const char *method, const char *pattern)
+{
+    char name[METRICS_PATTERN_MAX];
+    snprintf(name, sizeof(name), "%s", pattern);
+    unsigned i = find_series(own.slot, method, name);
+    if (!i)
+        i = append_series(own.slot, method, name);
+    if (!i)
+        i = reuse_series(own.slot, method, name);
+    own.n_users[i]++;
+    return i;
+}
+
+void metrics_route_leave(unsigned route)
+{
+    if (route < own.max_series && own.n_users[route] > 0)
+        own.n_users[route]--;
 }
 
 /* 0, 1, 2, 3 µs, then four buckets an octave; all beyond two minutes is in the last. */
@@ -382,6 +438,18 @@ uint64_t metrics_sum(enum metric metric)
     for (unsigned i = 0; i < metrics_n_slots(); i++)
         if (outlives || metrics_is_alive(metrics_slot_at(i)))
             sum += metrics_value_of(i, metric);
+    return sum;
+}
+
+uint64_t metrics_sum_labelled(enum metric metric, const char *label)
+{
+    uint64_t sum = 0;
+    for (unsigned s = 0; s < metrics_n_slots(); s++) {
+        const struct metrics_slot *slot = metrics_slot_at(s);
+        for (uint32_t i = 0, n = slot->n_cells; i < n && i < METRICS_CELLS; i++)
+            if (slot->cells[i].metric == metric && strstr(slot->cells[i].labels, label))
+                sum += metrics_load(&slot->cells[i].value);
+    }
     return sum;
 }
 

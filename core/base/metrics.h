@@ -59,10 +59,12 @@ void metrics_sample_to(struct metrics_cell *cell, uint64_t *last, uint64_t total
 /* Appends name="value", escaped; with a comma before it unless `out` is empty. */
 void metrics_label(struct buf *out, const char *name, struct slice value);
 
-/* Requests by route template. A route's number, for the process's life; beyond metrics.max_routes all are 0, "other".
- * May be called on another thread than the counting one, by one at a time. */
+/* Requests by route template. A route's number, until metrics_route_leave; beyond metrics.max_routes in use all are 0,
+ * "other". A route that nobody uses keeps its numbers until another one needs their room. May be called on another
+ * thread than the counting one, by one at a time. */
 #define METRICS_UNROUTED "none" /* the pattern of what has no route */
 unsigned metrics_route(const char *method, const char *pattern);
+void metrics_route_leave(unsigned route); /* once for each metrics_route */
 void metrics_request(unsigned route, int status, uint64_t us);
 
 /* ---- reading ------------------------------------------------------------------------------------------------- */
@@ -77,6 +79,8 @@ unsigned metrics_n_slots(void);
 size_t metrics_processes(struct metrics_process *out, size_t max);
 uint64_t metrics_value_of(unsigned slot, enum metric metric);
 uint64_t metrics_sum(enum metric metric); /* as /metrics shows it */
+/* Of a LABELLED row: of all sets of labels that have this one, as metrics_label writes it. */
+uint64_t metrics_sum_labelled(enum metric metric, const char *label);
 
 /* How long requests took, in buckets of a quarter octave. */
 enum { METRICS_LATENCY_BUCKETS = 112 };

@@ -43,7 +43,8 @@ struct metrics_cell {
     metrics_count value;
 };
 
-struct metrics_series { /* of one route */
+struct metrics_series {        /* of one route */
+    _Atomic uint32_t sequence; /* odd while it is given to another route */
     char method[METRICS_METHOD_MAX], pattern[METRICS_PATTERN_MAX];
     metrics_count classes[METRICS_CLASSES];
     struct metrics_histogram duration;

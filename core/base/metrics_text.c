@@ -235,7 +235,7 @@ static void write_rows(struct buf *out, enum metrics_format format)
 
 struct route_sum {
     char key[METRICS_METHOD_MAX + METRICS_PATTERN_MAX + 1];
-    struct slice method, pattern; /* in the first slot that had it */
+    struct slice method, pattern; /* in key */
     uint64_t classes[METRICS_CLASSES];
     struct histogram_sum duration;
 };
@@ -248,20 +248,30 @@ struct route_sums {
 
 static struct route_sum *find_route(struct route_sums *sums, const struct metrics_series *series)
 {
-    struct route_sum fresh = {.method = {series->method, strnlen(series->method, METRICS_METHOD_MAX)},
-                              .pattern = {series->pattern, strnlen(series->pattern, METRICS_PATTERN_MAX)}};
-    size_t len = fresh.method.len + 1 + fresh.pattern.len;
-    memcpy(fresh.key, fresh.method.ptr, fresh.method.len);
-    memcpy(fresh.key + fresh.method.len + 1, fresh.pattern.ptr, fresh.pattern.len);
+    struct route_sum fresh = {0};
+    size_t method_len = strnlen(series->method, METRICS_METHOD_MAX);
+    size_t pattern_len = strnlen(series->pattern, METRICS_PATTERN_MAX), len = method_len + 1 + pattern_len;
+    memcpy(fresh.key, series->method, method_len);
+    memcpy(fresh.key + method_len + 1, series->pattern, pattern_len);
     struct route_sum *sum = map_get(&sums->map, slice_of(fresh.key, len));
     if (sum)
         return sum;
     sum = xalloc(sizeof(*sum));
     *sum = fresh;
+    sum->method = slice_of(sum->key, method_len);
+    sum->pattern = slice_of(sum->key + method_len + 1, pattern_len);
     sums->list = xrealloc(sums->list, (sums->n + 1) * sizeof(struct route_sum *));
     sums->list[sums->n++] = sum;
     map_put(&sums->map, slice_of(sum->key, len), sum);
     return sum;
+}
+
+/* One consistent copy. False: it is being given to another route. */
+static bool read_series(const struct metrics_series *series, struct metrics_series *out)
+{
+    memcpy(out, series, sizeof(*out));
+    atomic_thread_fence(memory_order_acquire);
+    return out->sequence % 2 == 0 && out->sequence == series->sequence;
 }
 
 static void sum_routes(struct route_sums *sums)
@@ -270,10 +280,13 @@ static void sum_routes(struct route_sums *sums)
         const struct metrics_slot *slot = metrics_slot_at(s);
         uint32_t n = slot->n_series;
         for (uint32_t i = 0; i < n; i++) {
-            struct route_sum *sum = find_route(sums, &slot->series[i]);
+            struct metrics_series series;
+            if (!read_series(&slot->series[i], &series))
+                continue;
+            struct route_sum *sum = find_route(sums, &series);
             for (unsigned c = 0; c < METRICS_CLASSES; c++)
-                sum->classes[c] += metrics_load(&slot->series[i].classes[c]);
-            add_histogram(&sum->duration, &slot->series[i].duration);
+                sum->classes[c] += series.classes[c];
+            add_histogram(&sum->duration, &series.duration);
         }
     }
 }

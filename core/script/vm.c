@@ -154,7 +154,7 @@ static void read_route(lua_State *L, int list, int i, struct vm_route *entry, st
     lua_getfield(L, -5, "run");
     entry->ref = luaL_ref(L, LUA_REGISTRYINDEX);
     route->handler = i - 1;
-    route->metric = metrics_route(http_method_name(route->method), route->pattern);
+    route->metric = entry->metric = metrics_route(http_method_name(route->method), route->pattern);
     lua_pop(L, 5);
 }
 
@@ -278,6 +278,8 @@ void vm_free(struct vm *vm)
         http_router_free(vm->router);
     close_state(vm);
     where_free(vm->where);
+    for (size_t i = 0; i < vm->n_routes; i++)
+        metrics_route_leave(vm->routes[i].metric);
     free(vm->routes);
     buf_free(&vm->text);
     arena_destroy(&vm->scratch);

@@ -13,6 +13,7 @@ struct co;
 struct vm_route { /* http_route.handler is an index into vm->routes */
     int ref;      /* registry: the route's `run` function */
     bool wants_req;
+    unsigned metric;           /* as http_route.metric: ours until the VM ends */
     char label[RUNNING_ROUTE]; /* "GET /api/products/:slug", cut */
 };
 

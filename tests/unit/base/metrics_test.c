@@ -207,6 +207,59 @@ static void test_an_inherited_segment_keeps_its_routes(void **state)
     close(heir);
 }
 
+/* Code comes and goes: what only old code had makes room, what is in use keeps its numbers. */
+static void test_routes_of_old_code_make_room(void **state)
+{
+    (void)state;
+    unsigned old[4], kept = 0;
+    char pattern[16];
+    open_as("worker 0");
+    for (int i = 0; i < 4; i++) {
+        snprintf(pattern, sizeof pattern, "/old/%d", i);
+        old[i] = metrics_route("GET", pattern);
+        metrics_request(old[i], 200, 6000);
+    }
+    for (int generation = 0; generation < 50; generation++) {
+        kept = metrics_route("GET", "/old/0"); /* new code has it too, beside the old one */
+        assert_int_equal(kept, old[0]);
+        snprintf(pattern, sizeof pattern, "/new/%d", generation);
+        assert_int_equal(metrics_route("GET", pattern), 0); /* all four are in use */
+        metrics_route_leave(0);
+        for (int i = 0; i < 4; i++)
+            metrics_route_leave(old[i]);
+        old[0] = kept;
+        for (int i = 1; i < 4; i++) {
+            snprintf(pattern, sizeof pattern, "/%d/%d", generation, i);
+            old[i] = metrics_route("GET", pattern);
+            assert_int_not_equal(old[i], 0);
+            assert_int_not_equal(old[i], kept);
+            metrics_request(old[i], 404, 1);
+        }
+    }
+    metrics_request(kept, 200, 6000);
+    const char *shown = text_of(METRICS_PROMETHEUS);
+    assert_non_null(strstr(shown, "http_requests_total{method=\"GET\",route=\"/old/0\",status=\"2xx\"} 2\n"));
+    assert_non_null(strstr(shown, "http_requests_total{method=\"GET\",route=\"/49/3\",status=\"4xx\"} 1\n"));
+    assert_non_null(strstr(shown, "http_request_duration_seconds_count{method=\"GET\",route=\"/49/3\"} 1\n"));
+    assert_null(strstr(shown, "/old/1"));
+    assert_null(strstr(shown, "/48/"));
+}
+
+/* A route that comes back before its place is needed goes on counting. */
+static void test_a_route_comes_back(void **state)
+{
+    (void)state;
+    open_as("worker 0");
+    unsigned route = metrics_route("GET", "/a");
+    metrics_request(route, 200, 1);
+    metrics_route_leave(route);
+    metrics_route_leave(metrics_route("GET", "/b"));
+    assert_int_equal(metrics_route("GET", "/a"), route);
+    metrics_request(route, 200, 1);
+    assert_non_null(
+        strstr(text_of(METRICS_PROMETHEUS), "http_requests_total{method=\"GET\",route=\"/a\",status=\"2xx\"} 2\n"));
+}
+
 static void test_long_patterns_and_labels_are_bounded(void **state)
 {
     (void)state;
@@ -318,6 +371,8 @@ int main(void)
         TEST(test_a_full_segment_refuses),
         TEST(test_routes_are_capped),
         TEST(test_an_inherited_segment_keeps_its_routes),
+        TEST(test_routes_of_old_code_make_room),
+        TEST(test_a_route_comes_back),
         TEST(test_long_patterns_and_labels_are_bounded),
         TEST(test_samples_add_only_what_is_new),
         TEST(test_labels_are_escaped),

@@ -142,6 +142,36 @@ static void test_cancel_and_deadline_are_sticky(void **state)
     fixture_unload(&f);
 }
 
+/* How long it was parked, and why it was woken, are two things: a deadline's wait counts too. */
+static void test_waits_are_added_up(void **state)
+{
+    (void)state;
+    struct fixture f = {0};
+    struct outcome out = {0};
+    uint64_t waited_us[HTTP_N_WAITS] = {0};
+    fixture_load_one(&f, "local r, task = require 'chowk.app'.routes(), require 'chowk.task'\n"
+                         "r:get('/two', function() task.sleep(0.005) task.sleep(0.005) return 'x' end)\n"
+                         "r:get('/long', function() task.sleep(60) return 'x' end)\n"
+                         "return r");
+    assert_non_null(f.vm);
+    for (int i = 0; i < 2; i++) {
+        struct co *co = co_new(f.vm);
+        const struct http_route *route = http_router_at(vm_router(f.vm), (size_t)i);
+        bool is_long = strcmp(route->pattern, "/long") == 0;
+        assert_null(co_waits(co, HTTP_WAIT_PG));
+        co_set_waits(co, waited_us);
+        assert_ptr_equal(co_waits(co, HTTP_WAIT_PG), &waited_us[HTTP_WAIT_PG]);
+        lua_rawgeti(co_stack(co), LUA_REGISTRYINDEX, f.vm->routes[route->handler].ref);
+        uint64_t before_us = waited_us[HTTP_WAIT_OTHER];
+        out = (struct outcome){0};
+        co_start(co, 0, is_long ? loop_now(f.env.loop) + 10 : 0, on_outcome, &out);
+        fixture_run_until(&f, &out);
+        assert_in_range(waited_us[HTTP_WAIT_OTHER] - before_us, 8000, 30000000);
+    }
+    assert_int_equal(waited_us[HTTP_WAIT_PG], 0);
+    fixture_unload(&f);
+}
+
 static void test_committed_work_ends_only_by_its_deadline(void **state)
 {
     struct fixture f;
@@ -291,6 +321,7 @@ int main(void)
         cmocka_unit_test(test_user_coroutines_pass_a_park_outward),
         cmocka_unit_test(test_cancel_and_deadline_are_sticky),
         cmocka_unit_test(test_leftovers_are_cleared_at_the_end),
+        cmocka_unit_test(test_waits_are_added_up),
         cmocka_unit_test(test_committed_work_ends_only_by_its_deadline),
         cmocka_unit_test(test_try_catches_failures_only),
         cmocka_unit_test(test_threads_are_reused_clean),

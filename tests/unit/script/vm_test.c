@@ -182,9 +182,26 @@ static void test_config_is_typed_and_read_only(void **state)
     fixture_unload(&f);
 }
 
+/* Each has a route of its own; a process without a segment has room for 55. */
+static void test_its_end_gives_up_its_metrics(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 80; i++) {
+        struct fixture f = {0};
+        char text[160];
+        snprintf(text, sizeof text,
+                 "local r = require 'chowk.app'.routes() r:get('/route/%d', function() return 'x' end) return r", i);
+        fixture_load_one(&f, text);
+        assert_non_null(f.vm);
+        assert_int_not_equal(f.vm->routes[0].metric, 0);
+        fixture_unload(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_its_end_gives_up_its_metrics),
         cmocka_unit_test(test_loads_routes_in_order),      cmocka_unit_test(test_load_errors_name_the_line),
         cmocka_unit_test(test_conflicting_routes_fail),    cmocka_unit_test(test_sandbox_has_no_way_out),
         cmocka_unit_test(test_hooks_run_and_stop_cancels), cmocka_unit_test(test_config_is_typed_and_read_only),
