@@ -1,5 +1,6 @@
 -- `chowk status`: a table for people, JSON for programs, and a clear word when there is nothing to show.
 local server = require "spec.support.server"
+local jobs = require "spec.support.jobs"
 local json = require "dkjson"
 
 local CHOWK = os.getenv "CHOWK"
@@ -7,6 +8,16 @@ local APP = [[
 local app, pg, redis = require "chowk.app", require "chowk.pg", require "chowk.redis"
 local routes = app.routes()
 routes:get("/", function() return { n = pg.value("SELECT 1"), m = redis.incr("n") } end)
+return routes
+]]
+local BUSY = [[
+local app, cache, jobs = require "chowk.app", require "chowk.cache", require "chowk.jobs"
+jobs.define("greet", function() end)
+local routes = app.routes()
+routes:get("/cached", { limit = "few" }, function()
+  return cache.fetch("k", { ttl = "1h" }, function() return { v = 1 } end)
+end)
+routes:post("/greet", function() jobs.enqueue("greet", {}) return "queued" end)
 return routes
 ]]
 
@@ -35,10 +46,36 @@ describe("chowk status", function()
     assert.truthy(out:find("\n  master      pid " .. s.pid .. ", up %d+ s\n"), out)
     assert.truthy(out:find("\n  generation  1 %(%x+%), %d+ s old\n"), out)
     assert.truthy(out:find("\n  reloads     0 ok, 0 failed\n"), out)
-    assert.truthy(out:find("\n  worker 0 +%d+  serving +%d+ s +1 +%d+ +%d+%.%d .- ms .- MiB +%d+%.%d MiB\n"), out)
-    assert.truthy(out:find("postgresql  %d+ idle and %d+ busy connections"), out)
+    assert.truthy(out:find("\n  worker 0 +%d+  serving +%d+ s +1 +%d+ +%d+%.%d .- ms .- MiB +%d+ KiB\n"), out)
+    assert.truthy(out:find("\n  postgresql  %d+ of %d+ connections busy, %d+ calls in flight, %d+ waiting; %d+ "), out)
     assert.falsy(out:find("\027", 1, true))
     assert.falsy(out:find(" \n", 1, true))
+  end)
+
+  -- What a look-up, a limit and a job leave behind, in both forms.
+  it("shows the cache, the limits and the jobs", function()
+    s = jobs.start { app = BUSY, config = {
+      workers = 2, limit = { mode = "on", classes = { few = { limit = 5, window = "15m", key = "ip" } } } } }
+    for i = 1, 8 do assert.equal(i <= 5 and 200 or 429, s:get("/cached").status) end
+    assert.equal(200, s:post("/greet").status)
+    local now
+    server.eventually("the numbers", function()
+      now = json.decode((status("--json")))
+      return now.cache.hits_l1 + now.cache.misses >= 5 and now.limits.refused == 3 and now.jobs.completed == 1
+    end)
+    local hits, misses = now.cache.hits_l1, now.cache.misses -- who waits for another's load has missed too
+    assert.truthy(hits >= 1 and misses >= 1 and math.abs(now.cache.hit_ratio - hits / (hits + misses)) < 0.001)
+    assert.same({ 1, 1 }, { now.cache.loads, now.cache.items })
+    assert.same({ "on", 5, 0, 0 },
+      { now.limits.mode, now.limits.allowed, now.limits.reported, now.limits.store_failures })
+    assert.same({ 0, 0, 0 }, { now.jobs.running, now.jobs.failed, now.jobs.discarded })
+    assert.equal(0, now.http_client.calls + now.mail.sent)
+    local out = status()
+    assert.truthy(out:find(("\n  cache       %.1f %% hits: %d in memory, 0 in redis, %d missed; 1 values, "):format(
+      now.cache.hit_ratio * 100, hits, misses), 1, true), out)
+    assert.truthy(out:find("\n  limits      5 allowed, 3 refused, 0 reported (on)\n", 1, true), out)
+    assert.truthy(out:find("\n  jobs        0 running; 1 completed, 0 to be tried again, 0 dead\n", 1, true), out)
+    assert.truthy(out:find("worker 0 .-\n  worker 1 .-\n  jobs 0 "), out)
   end)
 
   it("tells programs the same", function()

@@ -172,6 +172,14 @@ static void fill_rate(struct status_board *board, struct status_report *out)
         out->rate = rate_of(&latency, then->ms);
 }
 
+/* Workers, then those that run jobs, each by number. */
+static int by_role(const void *a, const void *b)
+{
+    const struct status_process *x = a, *y = b;
+    bool is_x_jobs = strncmp(x->name, "jobs", 4) == 0, is_y_jobs = strncmp(y->name, "jobs", 4) == 0;
+    return is_x_jobs != is_y_jobs ? is_x_jobs - is_y_jobs : strverscmp(x->name, y->name);
+}
+
 void status_collect(struct status_board *board, struct status_report *out)
 {
     struct metrics_process processes[STATUS_PROCESSES_MAX];
@@ -191,12 +199,30 @@ void status_collect(struct status_board *board, struct status_report *out)
         out->reload = (struct reload_view){0};
     out->has_pg = config_is_set(config, CONFIG_PG_URL);
     out->has_redis = config_is_set(config, CONFIG_REDIS_URL);
+    out->limit_mode = config_text(config, CONFIG_LIMIT_MODE);
     scoreboard_sum(board->opts.board, &out->totals);
     fill_rate(board, out);
     size_t n = metrics_processes(processes, ARRAY_LEN(processes));
     for (size_t i = 0; i < n; i++)
         if (processes[i].pid != out->pid)
             fill_process(board, &processes[i], &out->processes[out->n_processes++]);
+    qsort(out->processes, out->n_processes, sizeof(out->processes[0]), by_role);
+}
+
+void status_read_cache(struct status_cache *out)
+{
+    uint64_t missed_l1 = metrics_sum(METRIC_CACHE_L1_MISS);
+    out->hits_l1 = metrics_sum(METRIC_CACHE_L1_HIT);
+    out->stale_l1 = metrics_sum(METRIC_CACHE_L1_STALE);
+    out->hits_l2 = metrics_sum(METRIC_CACHE_L2_HIT);
+    out->misses = missed_l1 > out->hits_l2 ? missed_l1 - out->hits_l2 : 0;
+    uint64_t hits = out->hits_l1 + out->stale_l1 + out->hits_l2, all = hits + out->misses;
+    out->hit_ratio = all > 0 ? (double)hits / (double)all : -1;
+}
+
+int64_t status_age_ms(int64_t wall_ms)
+{
+    return wall_ms ? clock_wall_ms() - wall_ms : 0;
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------------- */

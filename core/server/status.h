@@ -58,12 +58,21 @@ struct status_report {
     struct status_rate rate;
     struct scoreboard_totals totals;
     bool has_pg, has_redis;
+    const char *limit_mode;
     size_t n_processes;
     struct status_process processes[STATUS_PROCESSES_MAX];
 };
 void status_collect(struct status_board *board, struct status_report *out);
 
-/* ---- written (status_write.c) -------------------------------------------------------------------------------- */
+struct status_cache {
+    uint64_t hits_l1, stale_l1, hits_l2, misses; /* misses: had by neither */
+    double hit_ratio;                            /* of all look-ups; below 0: there were none */
+};
+void status_read_cache(struct status_cache *out);
+int64_t status_age_ms(int64_t wall_ms); /* 0 for 0 */
+
+/* ---- written (status_write.c, status_table.c)
+ * -------------------------------------------------------------------------------- */
 
 void status_write_json(struct buf *out, const struct status_report *status);
 void status_write_text(struct buf *out, const struct status_report *status, bool is_colour);

@@ -1,4 +1,5 @@
-/* The three forms of what status.c has collected. A new service's numbers are a line in each. */
+/* What status.c has collected, for programs: JSON and /metrics. The table is status_table.c's; a new service's numbers
+ * are a line in each. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -7,8 +8,6 @@
 #include "server/cli.h"
 #include "server/process_stats.h"
 #include "server/status.h"
-
-enum { STALE_MS = 1000 }; /* a loop that has not turned for so long is shown */
 
 /* ---- JSON ---------------------------------------------------------------------------------------------------- */
 
@@ -78,18 +77,13 @@ static void json_process(struct buf *out, const struct status_process *process)
     buf_byte(out, '}');
 }
 
-static int64_t age_ms(int64_t wall_ms)
-{
-    return wall_ms ? clock_wall_ms() - wall_ms : 0;
-}
-
 static void json_generation(struct buf *out, const struct reload_view *reload)
 {
     member(out, "generation");
     buf_byte(out, '{');
     member_int(out, "number", reload->number);
     member_text(out, "hash", reload->hash);
-    member_int(out, "age_s", (uint64_t)age_ms(reload->committed_wall_ms) / 1000);
+    member_int(out, "age_s", (uint64_t)status_age_ms(reload->committed_wall_ms) / 1000);
     buf_byte(out, '}');
     member(out, "reloads");
     buf_byte(out, '{');
@@ -123,33 +117,117 @@ static void json_supervision(struct buf *out, const struct scoreboard_totals *to
     buf_byte(out, '}');
 }
 
+static void json_pg(struct buf *out)
+{
+    buf_byte(out, '{');
+    member_metric(out, "idle", METRIC_PG_IDLE);
+    member_metric(out, "busy", METRIC_PG_BUSY);
+    member_metric(out, "in_flight", METRIC_PG_INFLIGHT);
+    member_metric(out, "waiting", METRIC_PG_WAITERS);
+    member_metric(out, "queries", METRIC_PG_QUERIES);
+    member_metric(out, "errors", METRIC_PG_ERRORS);
+    member_metric(out, "reconnects", METRIC_PG_RECONNECTS);
+    buf_byte(out, '}');
+}
+
+static void json_redis(struct buf *out)
+{
+    buf_byte(out, '{');
+    member_metric(out, "ready", METRIC_REDIS_READY);
+    member_metric(out, "down", METRIC_REDIS_DOWN);
+    member_metric(out, "commands", METRIC_REDIS_COMMANDS);
+    member_metric(out, "errors", METRIC_REDIS_ERRORS);
+    buf_byte(out, '}');
+}
+
+static void json_cache(struct buf *out)
+{
+    struct status_cache cache;
+    status_read_cache(&cache);
+    member(out, "cache");
+    buf_byte(out, '{');
+    member_int(out, "hits_l1", cache.hits_l1);
+    member_int(out, "stale_l1", cache.stale_l1);
+    member_int(out, "hits_l2", cache.hits_l2);
+    member_int(out, "misses", cache.misses);
+    member(out, "hit_ratio");
+    if (cache.hit_ratio < 0)
+        buf_lit(out, "null");
+    else
+        buf_printf(out, "%.4f", cache.hit_ratio);
+    member_metric(out, "loads", METRIC_CACHE_LOADED);
+    member_metric(out, "load_errors", METRIC_CACHE_LOAD_FAILED);
+    member_metric(out, "l2_errors", METRIC_CACHE_L2_FAILED);
+    member_metric(out, "evictions", METRIC_CACHE_EVICTED);
+    member_metric(out, "items", METRIC_CACHE_ITEMS);
+    member_metric(out, "bytes_used", METRIC_CACHE_BYTES_USED);
+    member_metric(out, "bytes_free", METRIC_CACHE_BYTES_FREE);
+    buf_byte(out, '}');
+}
+
+static void member_labelled(struct buf *out, const char *name, enum metric metric, const char *label)
+{
+    member_int(out, name, metrics_sum_labelled(metric, label));
+}
+
+static void json_limits(struct buf *out, const struct status_report *status)
+{
+    member(out, "limits");
+    buf_byte(out, '{');
+    member_text(out, "mode", status->limit_mode);
+    member_labelled(out, "allowed", METRIC_LIMIT_CHECKS, "result=\"allowed\"");
+    member_labelled(out, "refused", METRIC_LIMIT_CHECKS, "result=\"refused\"");
+    member_labelled(out, "reported", METRIC_LIMIT_CHECKS, "result=\"reported\"");
+    member_int(out, "store_failures", metrics_sum(METRIC_LIMIT_FALLBACKS) + metrics_sum(METRIC_LIMIT_BUSY_LOCKS));
+    buf_byte(out, '}');
+}
+
+static void json_jobs(struct buf *out)
+{
+    buf_byte(out, '{');
+    member_metric(out, "running", METRIC_JOBS_RUNNING);
+    member_labelled(out, "completed", METRIC_JOBS, "state=\"completed\"");
+    member_labelled(out, "failed", METRIC_JOBS, "state=\"failed\"");
+    member_labelled(out, "discarded", METRIC_JOBS, "state=\"discarded\"");
+    member_metric(out, "rescued", METRIC_JOBS_RESCUED);
+    buf_byte(out, '}');
+}
+
+static void json_outbound(struct buf *out)
+{
+    member(out, "http_client");
+    buf_byte(out, '{');
+    member_metric(out, "active", METRIC_CLIENT_ACTIVE);
+    member_metric(out, "waiting", METRIC_CLIENT_WAITING);
+    member_metric(out, "calls", METRIC_CLIENT_CALLS);
+    member_metric(out, "failures", METRIC_CLIENT_FAILURES);
+    member_metric(out, "open_breakers", METRIC_CLIENT_OPEN);
+    buf_byte(out, '}');
+    member(out, "mail");
+    buf_byte(out, '{');
+    member_metric(out, "waiting", METRIC_MAIL_WAITING);
+    member_metric(out, "sent", METRIC_MAIL_SENT);
+    member_metric(out, "failed", METRIC_MAIL_FAILED);
+    buf_byte(out, '}');
+}
+
+static void member_if(struct buf *out, const char *name, bool is_there, void (*write)(struct buf *out))
+{
+    member(out, name);
+    if (is_there)
+        write(out);
+    else
+        buf_lit(out, "null");
+}
+
 static void json_services(struct buf *out, const struct status_report *status)
 {
-    member(out, "pg");
-    if (status->has_pg) {
-        buf_byte(out, '{');
-        member_metric(out, "idle", METRIC_PG_IDLE);
-        member_metric(out, "busy", METRIC_PG_BUSY);
-        member_metric(out, "in_flight", METRIC_PG_INFLIGHT);
-        member_metric(out, "waiting", METRIC_PG_WAITERS);
-        member_metric(out, "queries", METRIC_PG_QUERIES);
-        member_metric(out, "errors", METRIC_PG_ERRORS);
-        member_metric(out, "reconnects", METRIC_PG_RECONNECTS);
-        buf_byte(out, '}');
-    } else {
-        buf_lit(out, "null");
-    }
-    member(out, "redis");
-    if (status->has_redis) {
-        buf_byte(out, '{');
-        member_metric(out, "ready", METRIC_REDIS_READY);
-        member_metric(out, "down", METRIC_REDIS_DOWN);
-        member_metric(out, "commands", METRIC_REDIS_COMMANDS);
-        member_metric(out, "errors", METRIC_REDIS_ERRORS);
-        buf_byte(out, '}');
-    } else {
-        buf_lit(out, "null");
-    }
+    member_if(out, "pg", status->has_pg, json_pg);
+    member_if(out, "redis", status->has_redis, json_redis);
+    json_cache(out);
+    json_limits(out, status);
+    member_if(out, "jobs", status->has_pg, json_jobs);
+    json_outbound(out);
     member(out, "seq");
     buf_byte(out, '{');
     member_metric(out, "numbers", METRIC_SEQ_NUMBERS);
@@ -186,170 +264,6 @@ void status_write_json(struct buf *out, const struct status_report *status)
     json_supervision(out, &status->totals);
     json_services(out, status);
     buf_byte(out, '}');
-}
-
-/* ---- a table ------------------------------------------------------------------------------------------------- */
-
-enum { CELL = 24 };
-
-static void cell_duration(char out[CELL], int64_t ms)
-{
-    int64_t s = ms / 1000;
-    if (s < 120)
-        snprintf(out, CELL, "%lld s", (long long)s);
-    else if (s < 2 * 3600)
-        snprintf(out, CELL, "%lld min", (long long)(s / 60));
-    else if (s < 2 * 86400)
-        snprintf(out, CELL, "%lld h %lld min", (long long)(s / 3600), (long long)(s / 60 % 60));
-    else
-        snprintf(out, CELL, "%lld d %lld h", (long long)(s / 86400), (long long)(s / 3600 % 24));
-}
-
-static void cell_latency(char out[CELL], uint64_t us)
-{
-    if (us == 0)
-        snprintf(out, CELL, "-");
-    else if (us < 10000)
-        snprintf(out, CELL, "%.2f ms", (double)us / 1000);
-    else if (us < 1000000)
-        snprintf(out, CELL, "%.0f ms", (double)us / 1000);
-    else
-        snprintf(out, CELL, "%.1f s", (double)us / 1000000);
-}
-
-static void cell_bytes(char out[CELL], uint64_t bytes)
-{
-    double mib = (double)bytes / (1024 * 1024);
-    snprintf(out, CELL, mib < 10 ? "%.1f MiB" : mib < 10240 ? "%.0f MiB" : "%.0f MiB", mib);
-}
-
-static void cell_rate(char out[CELL], double per_s)
-{
-    snprintf(out, CELL, per_s < 100 ? "%.1f" : "%.0f", per_s);
-}
-
-static void line(struct buf *out, const char *label, const char *text)
-{
-    buf_printf(out, "  %-11s %s\n", label, text);
-}
-
-/* The traceback is the log's. */
-static void text_generation(struct buf *out, const struct reload_view *reload)
-{
-    char age[CELL], text[768];
-    cell_duration(age, age_ms(reload->committed_wall_ms));
-    snprintf(text, sizeof(text), "%u (%s), %s old", reload->number, reload->hash, age);
-    line(out, "generation", text);
-    snprintf(text, sizeof(text), "%llu ok, %llu failed", (unsigned long long)reload->n_ok,
-             (unsigned long long)reload->n_failed);
-    line(out, "reloads", text);
-    if (!reload->is_last_failed)
-        return;
-    cell_duration(age, age_ms(reload->error_wall_ms));
-    snprintf(text, sizeof(text), "failed %s ago: %.*s", age, (int)strcspn(reload->error, "\n"), reload->error);
-    line(out, "", text);
-}
-
-static void text_head(struct buf *out, const struct status_report *status, bool is_colour)
-{
-    const char *state = status->is_stopping ? "stopping" : status->is_ready ? "ready" : "not ready";
-    const char *on = !is_colour ? "" : status->is_ready ? "\033[32m" : "\033[33m";
-    char up[CELL], text[768];
-    buf_printf(out, "chowk %s  %s  %s  %s%s%s\n\n", CHOWK_VERSION, status->environment, status->url, on, state,
-               is_colour ? "\033[0m" : "");
-    cell_duration(up, status->uptime_ms);
-    snprintf(text, sizeof(text), "pid %d, up %s", status->pid, up);
-    line(out, "master", text);
-    text_generation(out, &status->reload);
-}
-
-static void row(struct buf *out, const char *const cells[11])
-{
-    buf_printf(out, "  %-11s %7s  %-9s %11s %5s %9s %9s %9s %9s %9s %9s\n", cells[0], cells[1], cells[2], cells[3],
-               cells[4], cells[5], cells[6], cells[7], cells[8], cells[9], cells[10]);
-    while (out->ptr[out->len - 2] == ' ')
-        out->len--;
-    out->ptr[out->len - 1] = '\n';
-}
-
-static void text_process(struct buf *out, const struct status_process *process)
-{
-    char pid[CELL], up[CELL], generation[CELL], in_flight[CELL], rps[CELL], p50[CELL], p99[CELL], rss[CELL], heap[CELL];
-    snprintf(pid, CELL, "%d", process->pid);
-    cell_duration(up, process->uptime_ms);
-    snprintf(generation, CELL, process->generation ? "%u" : "-", process->generation);
-    if (process->n_generations > 1) /* old ones still finish */
-        snprintf(generation + strlen(generation), CELL - strlen(generation), "+%u", process->n_generations - 1);
-    snprintf(in_flight, CELL, "%llu", (unsigned long long)process->in_flight);
-    cell_rate(rps, process->rate.per_s);
-    cell_latency(p50, process->rate.p50_us);
-    cell_latency(p99, process->rate.p99_us);
-    cell_bytes(rss, process->rss);
-    cell_bytes(heap, process->lua_heap);
-    row(out,
-        (const char *const[]){process->name, pid, process->state, up, generation, in_flight, rps, p50, p99, rss, heap});
-    if (process->running.since_ms && process->beat_age_ms > STALE_MS)
-        buf_printf(out, "              has not turned its loop for %llu ms: %s, request %s\n",
-                   (unsigned long long)process->beat_age_ms, process->running.route, process->running.id);
-}
-
-static void text_processes(struct buf *out, const struct status_report *status, bool is_colour)
-{
-    buf_slice(out, is_colour ? SLICE("\n\033[2m") : SLICE("\n"));
-    row(out, (const char *const[]){"process", "pid", "state", "up", "gen", "in flight", "req/s", "p50", "p99", "memory",
-                                   "lua"});
-    buf_slice(out, is_colour ? SLICE("\033[0m") : SLICE(""));
-    for (size_t i = 0; i < status->n_processes; i++)
-        text_process(out, &status->processes[i]);
-    if (status->n_processes > 1) {
-        char in_flight[CELL], rps[CELL], p50[CELL], p99[CELL];
-        snprintf(in_flight, CELL, "%llu", (unsigned long long)metrics_sum(METRIC_HTTP_INFLIGHT));
-        cell_rate(rps, status->rate.per_s);
-        cell_latency(p50, status->rate.p50_us);
-        cell_latency(p99, status->rate.p99_us);
-        row(out, (const char *const[]){"all", "", "", "", "", in_flight, rps, p50, p99, "", ""});
-    }
-    buf_byte(out, '\n');
-}
-
-static unsigned long long sum(enum metric metric)
-{
-    return (unsigned long long)metrics_sum(metric);
-}
-
-static void text_services(struct buf *out, const struct status_report *status)
-{
-    const struct scoreboard_totals *totals = &status->totals;
-    char text[256];
-    snprintf(text, sizeof(text), "%llu deaths, %llu of them crashes; %llu stalls, %llu recycled, %u given up",
-             (unsigned long long)totals->deaths, (unsigned long long)totals->crashes,
-             (unsigned long long)totals->stalls, (unsigned long long)totals->recycled, totals->failed);
-    line(out, "workers", text);
-    if (status->has_pg) {
-        snprintf(text, sizeof(text), "%llu idle and %llu busy connections, %llu calls in flight, %llu waiting",
-                 sum(METRIC_PG_IDLE), sum(METRIC_PG_BUSY), sum(METRIC_PG_INFLIGHT), sum(METRIC_PG_WAITERS));
-        line(out, "postgresql", text);
-    }
-    if (status->has_redis) {
-        snprintf(text, sizeof(text), "%llu connected, %llu down; %llu commands, %llu errors", sum(METRIC_REDIS_READY),
-                 sum(METRIC_REDIS_DOWN), sum(METRIC_REDIS_COMMANDS), sum(METRIC_REDIS_ERRORS));
-        line(out, "redis", text);
-    }
-    if (sum(METRIC_SEQ_NUMBERS) > 0) {
-        snprintf(text, sizeof(text), "%llu given out, %llu leases", sum(METRIC_SEQ_NUMBERS), sum(METRIC_SEQ_LEASES));
-        line(out, "numbers", text);
-    }
-    if (sum(METRIC_LOG_DROPPED) > 0) {
-        snprintf(text, sizeof(text), "%llu lines dropped", sum(METRIC_LOG_DROPPED));
-        line(out, "log", text);
-    }
-}
-
-void status_write_text(struct buf *out, const struct status_report *status, bool is_colour)
-{
-    text_head(out, status, is_colour);
-    text_processes(out, status, is_colour);
-    text_services(out, status);
 }
 
 /* ---- /metrics ------------------------------------------------------------------------------------------------ */

@@ -201,10 +201,10 @@ static void test_its_end_gives_up_its_metrics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_its_end_gives_up_its_metrics),
-        cmocka_unit_test(test_loads_routes_in_order),      cmocka_unit_test(test_load_errors_name_the_line),
-        cmocka_unit_test(test_conflicting_routes_fail),    cmocka_unit_test(test_sandbox_has_no_way_out),
-        cmocka_unit_test(test_hooks_run_and_stop_cancels), cmocka_unit_test(test_config_is_typed_and_read_only),
+        cmocka_unit_test(test_its_end_gives_up_its_metrics),  cmocka_unit_test(test_loads_routes_in_order),
+        cmocka_unit_test(test_load_errors_name_the_line),     cmocka_unit_test(test_conflicting_routes_fail),
+        cmocka_unit_test(test_sandbox_has_no_way_out),        cmocka_unit_test(test_hooks_run_and_stop_cancels),
+        cmocka_unit_test(test_config_is_typed_and_read_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
