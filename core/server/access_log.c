@@ -1,5 +1,6 @@
 #include "server/access_log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -110,16 +111,54 @@ static const char *colour_of(int status)
     return status >= 400 ? "\033[33m" : "\033[32m";
 }
 
+enum { CELL = 24 };
+
+static void cell_ms(char out[CELL], uint64_t us)
+{
+    snprintf(out, CELL, "%llu.%llu ms", (unsigned long long)(us / 1000), (unsigned long long)(us / 100 % 10));
+}
+
+static void cell_size(char out[CELL], size_t bytes)
+{
+    if (bytes < 10000)
+        snprintf(out, CELL, "%zu B", bytes);
+    else
+        snprintf(out, CELL, bytes < 10000000 ? "%.0f kB" : "%.0f MB", (double)bytes / (bytes < 10000000 ? 1e3 : 1e6));
+}
+
+/* What it waited for, if that was a tenth of a millisecond or more. */
+static void write_waits(struct buf *out, const struct access_log_opts *opts, const uint64_t waited_us[HTTP_N_WAITS])
+{
+    static const char *const names[HTTP_N_WAITS] = {[HTTP_WAIT_OTHER] = "waiting",
+                                                    [HTTP_WAIT_PG] = "postgresql",
+                                                    [HTTP_WAIT_REDIS] = "redis",
+                                                    [HTTP_WAIT_CALL] = "calls out"};
+    const char *before = opts->is_colour ? "  \033[2m" : "  ";
+    for (size_t i = 0; i < HTTP_N_WAITS; i++) {
+        char ms[CELL];
+        if (!names[i] || waited_us[i] < 100)
+            continue;
+        cell_ms(ms, waited_us[i]);
+        buf_printf(out, "%s%s %s", before, names[i], ms);
+        before = ", ";
+    }
+    if (opts->is_colour && before[0] == ',')
+        buf_lit(out, "\033[0m");
+}
+
+/* 17:59:39 200 GET       1.5 ms     198 B  /api/products/mug  postgresql 1.1 ms */
 static void write_text(struct buf *out, const struct access_log_opts *opts, const struct http_request *req, int status,
                        size_t bytes, uint64_t us)
 {
-    char ts[CLOCK_RFC3339_LEN + 1];
+    char ts[CLOCK_RFC3339_LEN + 1], ms[CELL], size[CELL];
     clock_rfc3339(clock_wall_ms(), ts);
+    cell_ms(ms, us);
+    cell_size(size, bytes);
     const char *on = opts->is_colour ? colour_of(status) : "", *off = opts->is_colour ? "\033[0m" : "";
-    buf_printf(out, "%.8s %s%d%s %-6s ", ts + 11, on, status, off, http_method_name(req->method));
+    buf_printf(out, "%.8s %s%d%s %-6s %9s %9s  ", ts + 11, on, status, off, http_method_name(req->method), ms, size);
     write_path(out, req->path);
-    buf_printf(out, "  %zu B  %llu.%llu ms\n", bytes, (unsigned long long)(us / 1000),
-               (unsigned long long)(us / 100 % 10));
+    write_waits(out, opts, req->waited_us);
+    buf_byte(out, '\n');
 }
 
 void access_log_write(struct access_log *log, const struct http_request *req, int status, size_t bytes, uint64_t us)

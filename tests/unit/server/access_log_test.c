@@ -112,8 +112,39 @@ static void test_text_line_hides_control_bytes(void **state)
     open_rig(&rig, false);
     access_log_write(rig.log, &req, 200, 5, 1500);
     read_rig(&rig);
-    assert_non_null(strstr(rig.text, " 200 GET    /a?[2Jb?  5 B  1.5 ms\n"));
+    assert_non_null(strstr(rig.text, " 200 GET       1.5 ms       5 B  /a?[2Jb?\n"));
     assert_null(strchr(rig.text, '\033'));
+    close_rig(&rig);
+}
+
+static void test_text_line_says_what_it_waited_for(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct http_request req = request("/x");
+    open_rig(&rig, false);
+    req.waited_us[HTTP_WAIT_PG] = 12345;
+    req.waited_us[HTTP_WAIT_OTHER] = 100;
+    req.waited_us[HTTP_WAIT_REDIS] = 99;
+    access_log_write(rig.log, &req, 404, 123456, 2000000);
+    read_rig(&rig);
+    assert_non_null(strstr(rig.text, " 404 GET    2000.0 ms    123 kB  /x  waiting 0.1 ms, postgresql 12.3 ms\n"));
+    close_rig(&rig);
+}
+
+static void test_colour_is_closed(void **state)
+{
+    (void)state;
+    struct rig rig;
+    struct http_request req = request("/x");
+    open_rig(&rig, false);
+    struct access_log *log = access_log_new(&(struct access_log_opts){.writer = rig.writer, .is_colour = true});
+    req.waited_us[HTTP_WAIT_PG] = 1000;
+    access_log_write(log, &req, 503, 1, 2000);
+    read_rig(&rig);
+    assert_non_null(
+        strstr(rig.text, " \033[31m503\033[0m GET       2.0 ms       1 B  /x  \033[2mpostgresql 1.0 ms\033[0m\n"));
+    access_log_free(log);
     close_rig(&rig);
 }
 
@@ -157,6 +188,8 @@ int main(void)
         cmocka_unit_test(test_json_line),
         cmocka_unit_test(test_no_route),
         cmocka_unit_test(test_text_line_hides_control_bytes),
+        cmocka_unit_test(test_text_line_says_what_it_waited_for),
+        cmocka_unit_test(test_colour_is_closed),
         cmocka_unit_test(test_waits_side_by_side),
         cmocka_unit_test(test_dropped_lines_are_counted),
     };
