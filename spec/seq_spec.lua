@@ -166,6 +166,7 @@ describe("chowk.seq", function()
     end
     assert.is_true(s:get("/skip/" .. prefix .. "000001").json.next > tonumber(far) + 1000)
     assert.equal(500, s:get("/misuse/skip").status)
+    assert.truthy(s:logged("seq.skip_past: sequence"))
     assert.truthy(s:log():find("seq.skip_past: sequence .-ticket.- has no format in seq.formats"))
   end)
 
