@@ -196,6 +196,17 @@ describe("the log", function()
     assert.truthy(out:find("log.file: cannot open no/such/dir/log: No such file", 1, true), out)
   end)
 
+  it("is standard error to a worker that finds its file gone", function()
+    s = server.start { app = APP, start = false, config = { log = { file = "logs/chowk.log" } } }
+    server.sh("mkdir " .. s.dir .. "/logs")
+    s:start_process()
+    server.sh(("mv %s/logs %s/gone"):format(s.dir, s.dir))
+    server.sh("pkill -KILL -P " .. s.pid .. " -f -- --worker")
+    assert.truthy(s:logged("cannot open logs/chowk.log"))
+    assert.equal(200, s:get("/").status)
+    assert.truthy(s:logged("200 GET"))
+  end)
+
   it("survives USR1 while it starts", function()
     s = server.start { app = APP, start = false, config = { log = { file = "chowk.log" } } }
     local wrapper = s.dir .. "/wrap"

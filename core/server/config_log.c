@@ -8,7 +8,6 @@
 enum { STOP_MS = 2000 };
 
 static struct {
-    const char *process;
     struct log_writer *writer, *access; /* owned; access: NULL if it is the other one */
 } logs;
 
@@ -54,14 +53,20 @@ static void tell(struct buf *out, const struct log_writer_news *news)
                    &LOG_S("error", strerror(news->open_error)), 1);
 }
 
-static enum status open_writer(const struct config *config, enum config_key file, struct log_writer **out,
-                               struct err *err)
+/* The master says at its start that a file cannot be opened. A worker that is born later serves all the same. */
+static enum status open_writer(const struct config *config, enum config_key file, bool may_fail,
+                               struct log_writer **out, struct err *err)
 {
     struct log_writer_opts opts = {.path = config_is_set(config, file) ? config_text(config, file) : NULL,
                                    .fd = STDERR_FILENO,
                                    .max_bytes = (size_t)config_number(config, CONFIG_LOG_BUFFER),
                                    .tell = tell};
     *out = log_writer_new(&opts, err);
+    if (!*out && !may_fail) {
+        log_error("this process logs to standard error", LOG_S("error", err->message));
+        opts.path = NULL;
+        *out = log_writer_new(&opts, err);
+    }
     return *out ? OK : err_prefix(err, config_keys[file].name);
 }
 
@@ -69,10 +74,10 @@ enum status config_log_start(const struct config *config, const char *process, s
 {
     CHECK(!logs.writer);
     apply(config, process, STDERR_FILENO);
-    if (open_writer(config, CONFIG_LOG_FILE, &logs.writer, err) != OK)
+    if (open_writer(config, CONFIG_LOG_FILE, !process, &logs.writer, err) != OK)
         return ERR;
     if (config_is_set(config, CONFIG_LOG_ACCESS_FILE) &&
-        open_writer(config, CONFIG_LOG_ACCESS_FILE, &logs.access, err) != OK) {
+        open_writer(config, CONFIG_LOG_ACCESS_FILE, !process, &logs.access, err) != OK) {
         config_log_stop();
         return ERR;
     }

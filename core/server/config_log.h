@@ -7,7 +7,8 @@
 
 /* Written at once, by who logs: for processes that live for a moment. The name is borrowed for ever; NULL: none. */
 void config_log_open(const struct config *config, const char *process);
-/* For those that have a loop: written beside it (net/log_writer). ERR: a file cannot be opened. */
+/* For those that have a loop: written beside it (net/log_writer). ERR: a file cannot be opened, and there is no name:
+ * the master. */
 enum status config_log_start(const struct config *config, const char *process, struct err *err) MUST_CHECK;
 struct log_writer *config_log_access(void); /* where lines of requests go; borrowed. NULL: not started */
 void config_log_reopen(void);               /* the files, on USR1 */
