@@ -228,7 +228,7 @@ describe("Redis faults", function()
     local stale = s:get("/read")
     assert.same({ 503, "unavailable" }, { stale.status, stale.json.code }, stale.body)
     assert.is_true(round() > 0)
-    assert.truthy(s:log():find("MASTERDOWN", 1, true), s:log())
+    assert.truthy(s:logged("MASTERDOWN"), s:log())
     node:cli "replicaof no one"
     heals()
     node:cli "config set maxmemory 1"

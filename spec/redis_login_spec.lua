@@ -48,7 +48,7 @@ describe("logging in", function()
     local s = serve(url)
     local answer = s:get("/")
     assert.equal(503, answer.status, answer.body)
-    assert.truthy(s:log():find(text, 1, true), s:log())
+    assert.truthy(s:logged(text), s:log())
   end
 
   local function tls_options(name, port, dashes)
