@@ -50,7 +50,8 @@ all: $(BUILD)/chowk
 
 help:
 	@echo 'make            build $(BUILD)/chowk'
-	@echo 'make run        build, start a private PostgreSQL and Redis, serve the shop on http://127.0.0.1:8080'
+	@echo 'make run        build, start a private PostgreSQL and Redis and a stand-in for Razorpay, serve the shop on'
+	@echo '                http://127.0.0.1:8080'
 	@echo 'make test       units, specs, wire dialogues and faults; ends with "N passed, N failed"'
 	@echo 'make asan       the same under AddressSanitizer and UBSan'
 	@echo 'make soak       reloads, kills, stops and upgrades under full load, SOAK_SECONDS=60 each; SUITES="kill" picks some'

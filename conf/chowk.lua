@@ -95,6 +95,11 @@ return {
     -- lease = "30s",        -- after so much silence another process takes a job over
   },
 
+  razorpay = {
+    sandbox = "examples/razorpay-sandbox",   -- `chowk dev` runs it beside the shop and takes payments there, until
+                                             -- RAZORPAY_KEY_ID or RAZORPAY_URL says otherwise
+  },
+
   payments = {
     -- confirm = "fetch",    -- production: paid when Razorpay says captured. "signature" (development): when the
                              -- checkout signature is valid

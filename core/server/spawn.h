@@ -2,9 +2,9 @@
  * SPAWN_FIRST_FD up, in order. Everything else is closed. /proc/self/exe, not the path: a respawn months later runs the
  * code that is running now, whatever has been installed meanwhile (an upgrade is a decision, not an accident).
  *
- * No PR_SET_PDEATHSIG: a worker outlives its master to drain; it learns of the death by its control socket. SIGINT and
- * SIGHUP are ignored in the child: a terminal sends them to the whole group, and the master decides what they mean. So
- * is SIGUSR1, which is for the master, and may come from a hand that names every process. */
+ * No PR_SET_PDEATHSIG for workers: one outlives its master to drain; it learns of the death by its control socket.
+ * SIGINT and SIGHUP are ignored in the child: a terminal sends them to the whole group, and the master decides what
+ * they mean. So is SIGUSR1, which is for the master, and may come from a hand that names every process. */
 #pragma once
 
 #include <sys/types.h>
@@ -17,9 +17,10 @@ struct spawn_opts {
     const char *const *argv; /* argv[0] is what ps shows; ends with NULL */
     const int *fds;          /* borrowed; stay open here */
     int n_fds;
-    /* An upgrade alone sets these; NULL: as above, here, and with our environment. */
+    /* Of an upgrade and of a companion; NULL: as above, here, and with our environment. */
     const char *path, *dir;
-    char *const *env;
+    const char *const *env;
+    int death_signal; /* sent to it when this thread ends, and it has a session of its own; 0: neither */
 };
 
 /* Returns the pid, or -1. A failing exec ends the child with status 127. */

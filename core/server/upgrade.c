@@ -231,12 +231,12 @@ static enum status give_all(const struct upgrade *upgrade, int channel)
 }
 
 /* Our environment and the channel's number; returns owned (the array only). */
-static char **heir_env(char *variable)
+static const char **heir_env(const char *variable)
 {
     size_t n = 0, len = 0;
     while (environ[n])
         n++;
-    char **env = xalloc((n + 2) * sizeof(char *));
+    const char **env = xalloc((n + 2) * sizeof(*env));
     for (size_t i = 0; i < n; i++)
         if (strncmp(environ[i], HANDOVER_ENV "=", sizeof(HANDOVER_ENV)) != 0)
             env[len++] = environ[i];
@@ -250,7 +250,7 @@ static pid_t start_heir(int channel, struct err *err)
     if (launch_path(path, sizeof(path), err) != OK)
         return -1;
     snprintf(variable, sizeof(variable), HANDOVER_ENV "=%d", SPAWN_FIRST_FD);
-    char **env = heir_env(variable);
+    const char **env = heir_env(variable);
     pid_t pid = spawn_self(
         &(struct spawn_opts){
             .argv = launch_argv(), .fds = &channel, .n_fds = 1, .path = path, .dir = launch_dir(), .env = env},
