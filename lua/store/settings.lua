@@ -8,7 +8,6 @@ local function unless_empty(text)
 end
 
 return {
-  development = config.development,
   shop_name = given.shop.name,
   shop_state = given.shop.state,
   payment_minutes = given.orders.payment_minutes,

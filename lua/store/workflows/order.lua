@@ -16,7 +16,6 @@ local gst = require "store.policies.gst"
 local guest_token = require "store.guest_token"
 local order_machine = require "store.machines.order"
 local payment_machine = require "store.machines.payment"
-local razorpay_id = require "store.razorpay_id"
 local settings = require "store.settings"
 local shipping = require "store.policies.shipping"
 local stock = require "store.workflows.stock"
@@ -127,10 +126,9 @@ local function insert_order(order)
   return { [[
     WITH o AS (
       INSERT INTO orders (id, order_number, user_id, email, access_token_hash, subtotal_paise, discount_paise,
-        shipping_paise, tax_paise, total_paise, coupon_code, shipping_address, place_of_supply, razorpay_order_id,
-        expires_at)
-      VALUES ($1::uuid, $2, $3::uuid, $4, decode($5, 'hex'), $6, $7, $8, $9, $10, $11, $12, $13, $14,
-        now() + $15::int * interval '1 minute')
+        shipping_paise, tax_paise, total_paise, coupon_code, shipping_address, place_of_supply, expires_at)
+      VALUES ($1::uuid, $2, $3::uuid, $4, decode($5, 'hex'), $6, $7, $8, $9, $10, $11, $12, $13,
+        now() + $14::int * interval '1 minute')
       RETURNING id, total_paise),
     e AS (
       INSERT INTO order_events (order_id, type, to_status, actor, data)
@@ -139,13 +137,13 @@ local function insert_order(order)
       discount_paise, gst_rate_bp, taxable_paise, cgst_paise, sgst_paise, igst_paise, fulfillment_partner)
     SELECT o.id, l.product_id, l.sku, l.name, l.variant, l.image_path, l.hsn, l.unit_price_paise, l.quantity,
       l.discount_paise, l.gst_rate_bp, l.taxable_paise, l.cgst_paise, l.sgst_paise, l.igst_paise, l.fulfillment_partner
-    FROM o, jsonb_to_recordset($16) AS l (product_id bigint, sku text, name text, variant jsonb, image_path text,
+    FROM o, jsonb_to_recordset($15) AS l (product_id bigint, sku text, name text, variant jsonb, image_path text,
       hsn text, unit_price_paise bigint, quantity int, discount_paise bigint, gst_rate_bp int, taxable_paise bigint,
       cgst_paise bigint, sgst_paise bigint, igst_paise bigint, fulfillment_partner text)]],
     order.id, order.number, order.user_id or pg.null, order.email, guest_token.hash(guest_token.of(order.id)),
     order.subtotal_paise, order.discount_paise, order.shipping_paise, order.tax_paise, order.total_paise,
     order.coupon_code or pg.null, pg.jsonb(order.shipping_address), order.place_of_supply,
-    order.razorpay_order_id or pg.null, settings.payment_minutes, pg.jsonb(order.lines) }
+    settings.payment_minutes, pg.jsonb(order.lines) }
 end
 
 -- ---- the answer --------------------------------------------------------------------------------------------
@@ -161,7 +159,7 @@ local function describe(order)
     payment_status = order.is_free and "paid" or "unpaid", currency = "INR",
     subtotal_paise = order.subtotal_paise, discount_paise = order.discount_paise,
     shipping_paise = order.shipping_paise, tax_paise = order.tax_paise, total_paise = order.total_paise,
-    coupon = order.coupon_code, items = items, razorpay_order_id = order.razorpay_order_id,
+    coupon = order.coupon_code, items = items,
     access_token = guest_token.of(order.id),
   }
 end
@@ -221,7 +219,6 @@ function M.place(tx, request)
   check_total(order)
   order.number = seq.next("order")
   tx:on_duplicate("orders_order_number_key", function() catch_up(order.number) end)
-  order.razorpay_order_id = settings.development and not order.is_free and razorpay_id.order() or nil
   defer_all(tx, order)
   return describe(order)
 end
