@@ -33,4 +33,16 @@ end
 --- Where its API answers: RAZORPAY_URL.
 function M.url(sandbox) return "http://127.0.0.1:" .. sandbox.port .. "/v1" end
 
+--- A shop and its Razorpay: the one asks, the other delivers webhooks.
+-- @param opts table|nil  config, env: as shop.start  @return shop's server, sandbox's server
+function M.with_shop(server, shop, opts)
+  opts = opts or {}
+  local port = server.free_port()
+  local sandbox = M.start(server, { key_secret = shop.KEY_SECRET, webhook_secret = shop.WEBHOOK_SECRET,
+    webhook_url = "http://127.0.0.1:" .. port .. "/api/webhooks/razorpay" })
+  local env = { RAZORPAY_URL = M.url(sandbox), RAZORPAY_KEY_ID = "rzp_test_development" }
+  for name, value in pairs(opts.env or {}) do env[name] = value end
+  return shop.start(server, { config = opts.config, env = env, port = port }), sandbox
+end
+
 return M

@@ -5,6 +5,7 @@
 --   local s = server.start{ config = { workers = 2 }, env = { LIMITS = "off" } }   -- the shop
 --   local s = server.start{ app = [[ … ]] }                                         -- an application of one file
 --   local s = server.start{ app = …, redis_url = node:url() }                   -- a Redis of its own (support/redis)
+--   local s = server.start{ port = server.free_port() }                         -- when somebody has to know it before
 --   s:get(path, { headers = … })   s:post(path, { json = …, headers = … })   s:request(method, path, opts)
 --   s:parallel{ { "GET", "/x" }, { "POST", "/y", { json = … } } }   s:sql("SELECT …") → rows   s:exec("UPDATE …")
 --   s:log() → text   s:logged(text) → boolean   s:stop()   s:kill("TERM")   s:restart()
@@ -141,7 +142,7 @@ end
 function M.start(opts)
   opts = opts or {}
   next_id = next_id + 1
-  local self = setmetatable({ port = M.free_port(), env = opts.env or {}, wrap = opts.wrap or "" }, Server)
+  local self = setmetatable({ port = opts.port or M.free_port(), env = opts.env or {}, wrap = opts.wrap or "" }, Server)
   self.pg_dir = opts.pg and opts.pg.sock_dir or PG_DIR
   self.dir = must("mktemp -d /tmp/chowk-spec.XXXXXX"):match("%S+")
   self.log_file = self.dir .. "/server.log"

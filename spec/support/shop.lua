@@ -138,7 +138,7 @@ function M.start(server, opts)
     RAZORPAY_WEBHOOK_SECRET = M.WEBHOOK_SECRET .. ",old_webhook_secret",
   }
   for k, v in pairs(opts.env or {}) do env[k] = v end
-  return server.start { config = opts.config, env = env, pg = opts.pg, url = opts.url }
+  return server.start { config = opts.config, env = env, pg = opts.pg, port = opts.port, url = opts.url }
 end
 
 return M

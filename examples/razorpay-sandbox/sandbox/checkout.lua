@@ -49,20 +49,42 @@ function M.capture(payment)
   webhooks.emit("order.paid", { payment = payment, order = order })
 end
 
---- Refunds part of a captured payment. @return the refund
+-- What became of a refund. One that failed has given nothing back.
+local function conclude(refund, payment, status)
+  refund.status = status
+  if status == "failed" then
+    payment.amount_refunded = payment.amount_refunded - refund.amount
+    payment.refund_status = payment.amount_refunded > 0 and "partial" or json.null
+    payment.status = "captured"
+  end
+  webhooks.emit("refund." .. status, { refund = refund, payment = payment })
+end
+
+--- Refunds part of a captured payment: at once, or as the day's behaviour says.
+-- @return the refund
 function M.refund(payment, amount, options)
   local refund = world.put("refunds", {
     id = world.id "rfnd", entity = "refund", amount = amount, currency = payment.currency, payment_id = payment.id,
-    notes = options.notes or json.array {}, receipt = options.receipt or json.null,
-    acquirer_data = { arn = json.null }, created_at = world.now(), batch_id = json.null, status = "processed",
-    speed_processed = "normal", speed_requested = options.speed or "normal",
+    notes = options.notes and next(options.notes) and options.notes or json.array {}, batch_id = json.null,
+    receipt = options.receipt or json.null, acquirer_data = { arn = json.null }, created_at = world.now(),
+    status = "pending", speed_processed = "normal", speed_requested = options.speed or "normal",
   })
   payment.amount_refunded = payment.amount_refunded + amount
   local is_whole = payment.amount_refunded == payment.amount
   payment.refund_status = is_whole and "full" or "partial"
   if is_whole then payment.status = "refunded" end
   webhooks.emit("refund.created", { refund = refund, payment = payment })
-  webhooks.emit("refund.processed", { refund = refund, payment = payment })
+  local outcome = world.get().behaviour.refunds or "processed"
+  if outcome ~= "pending" then conclude(refund, payment, outcome) end
+  return refund
+end
+
+--- Ends a pending refund. @param status string  processed, failed  @return the refund; nil, reason
+function M.settle_refund(id, status)
+  local refund = world.get().refunds[id]
+  if not refund then return nil, "there is no refund " .. id end
+  if refund.status ~= "pending" then return nil, "the refund is " .. refund.status .. " already" end
+  conclude(refund, world.get().payments[refund.payment_id], status)
   return refund
 end
 
@@ -73,6 +95,10 @@ local OUTCOMES = {
   late = function(payment) fail(payment) authorize(payment) M.capture(payment) end,
 }
 
+local function is_under_way(order)
+  return #world.find("payments", function(p) return p.order_id == order.id and p.status == "authorized" end) > 0
+end
+
 --- The customer pays in Checkout.
 -- @param outcome string  captured, authorized, failed, late
 -- @return what Checkout hands to the shop's page; nil, reason
@@ -80,6 +106,8 @@ function M.pay(order_id, outcome, method)
   local order, run = world.get().orders[order_id], OUTCOMES[outcome]
   if not order then return nil, "there is no order " .. tostring(order_id) end
   if not run then return nil, "outcome is captured, authorized, failed or late" end
+  if order.status == "paid" then return nil, "the order has been paid already" end
+  if is_under_way(order) then return nil, "a payment of this order is authorized: no second one can start" end
   order.attempts = order.attempts + 1
   if order.status == "created" then order.status = "attempted" end
   local payment = new_payment(order, method)
@@ -89,6 +117,17 @@ function M.pay(order_id, outcome, method)
     razorpay_payment_id = payment.id,
     razorpay_signature = crypto.hex(crypto.hmac_sha256(settings.key_secret, order.id .. "|" .. payment.id)),
   }
+end
+
+--- The bank's late yes to a payment that had failed, or the capture of one that is authorised.
+-- @return the payment; nil, reason
+function M.late(payment_id)
+  local payment = world.get().payments[payment_id]
+  if not payment then return nil, "there is no payment " .. payment_id end
+  if payment.status == "failed" then authorize(payment) end
+  if payment.status ~= "authorized" then return nil, "the payment is " .. payment.status end
+  M.capture(payment)
+  return payment
 end
 
 return M

@@ -21,6 +21,21 @@ routes:post("/pay", {
   return paid or app.fail(422, "cannot_pay", why)
 end)
 
+routes:post("/payments/:id/late", {
+  summary = "The bank says yes after all, and the money is captured", params = { id = t.string {} },
+}, function(req)
+  local payment, why = checkout.late(req.params.id)
+  return payment or app.fail(422, "not_possible", why)
+end)
+
+routes:post("/refunds/:id", {
+  summary = "How a pending refund ends", params = { id = t.string {} },
+  body = t.object { status = t.enum { "processed", "failed" } },
+}, function(req)
+  local refund, why = checkout.settle_refund(req.params.id, req:json().status)
+  return refund or app.fail(422, "not_possible", why)
+end)
+
 routes:post("/behave", {
   summary = "How webhooks and the API behave from now on",
   body = t.object {
@@ -29,6 +44,9 @@ routes:post("/behave", {
     shuffle = t.optional(t.boolean()),
     drop = t.optional(t.boolean()),
     sign_with = t.optional(t.string {}),
+    refunds = t.optional(t.enum { "processed", "pending", "failed" }),
+    refund_ms = t.optional(t.integer { min = 0, max = 60000 }),
+    unique_receipts = t.optional(t.boolean()),
     fail = t.optional(t.object {
       path = t.string {}, times = t.integer { min = 0 }, how = t.enum { "500", "429", "hang", "lost" },
     }),
@@ -40,6 +58,10 @@ routes:post("/behave", {
   return body
 end)
 
+routes:get("/behave", { summary = "… and what is left of the faults that were asked for" }, function()
+  return world.get().behaviour
+end)
+
 routes:post("/redeliver", { summary = "Send every webhook again" }, function()
   return { sent = webhooks.redeliver() }
 end)
@@ -48,13 +70,12 @@ routes:get("/deliveries", { summary = "What was sent, and what came back" }, fun
   return { items = json.array(world.get().deliveries) }
 end)
 
-routes:get("/orders", { summary = "Every order, newest first" }, function()
-  return { items = json.array(world.find("orders", function() return true end)) }
-end)
+for _, kind in ipairs { "orders", "payments", "refunds" } do
+  routes:get("/" .. kind, { summary = "All " .. kind .. ", newest first" }, function()
+    return { items = json.array(world.find(kind, function() return true end)) }
+  end)
+end
 
-routes:get("/refunds", { summary = "Every refund, newest first" }, function()
-  return { items = json.array(world.find("refunds", function() return true end)) }
-end)
 
 routes:post("/reset", { summary = "Forget everything" }, function()
   world.reset()

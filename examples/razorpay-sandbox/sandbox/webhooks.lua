@@ -18,6 +18,7 @@ local function deliver_once(event, secret)
       ["Content-Type"] = "application/json",
       ["User-Agent"] = "Razorpay-Webhook/v1",
       ["X-Razorpay-Event-Id"] = event.id,
+      ["Request-Id"] = event.id,
       ["X-Razorpay-Signature"] = crypto.hex(crypto.hmac_sha256(secret, event.body)),
     },
   })
