@@ -48,6 +48,17 @@ describe("chowk.http", function()
       assert.truthy(res.body:find('\r\n\r\n{"x":[1,2]}', 1, true), res.body)
     end)
 
+    -- Another process that repeats it has its own order of a table's keys.
+    it("writes one table as one text", function()
+      local json = { speed = "normal", amount = 100, receipt = "PC-1", notes = { order = "PC-1", by = "shop" },
+        list = { { b = 1, a = "ü\n" }, "x" }, none = require("dkjson").null, part = 1.5,
+        no = false }
+      local body = call("post", up:url("/echo"), { json = json }).body
+      assert.equal('{"amount":100,"list":[{"a":"ü\\n","b":1},"x"],"no":false,"none":null,'
+        .. '"notes":{"by":"shop","order":"PC-1"},"part":1.5,"receipt":"PC-1","speed":"normal"}',
+        body:match "\r\n\r\n(.*)$")
+    end)
+
     it("knows forms, parts, bytes and every method", function()
       local form = call("post", up:url("/echo"), { form = { b = "2 3", a = 1 } }).body
       assert.truthy(form:find("\r\n\r\na=1&b=2%203", 1, true), form)

@@ -39,6 +39,27 @@ local function pairs_text(what, t)
   return table.concat(out, "&")
 end
 
+-- As json.encode has it, which has accepted the value, but objects in the order of names: one table gives one text in
+-- every process, as Razorpay wants of a refund that is asked for again under its key.
+local function json_text(value)
+  if type(value) ~= "table" or next(value) == nil then return json.encode(value) end
+  local out = {}
+  if value[1] ~= nil then
+    for i, item in ipairs(value) do out[i] = json_text(item) end
+    return "[" .. table.concat(out, ",") .. "]"
+  end
+  local names = {}
+  for name in pairs(value) do names[#names + 1] = name end
+  table.sort(names)
+  for i, name in ipairs(names) do out[i] = json.encode(name) .. ":" .. json_text(value[name]) end
+  return "{" .. table.concat(out, ",") .. "}"
+end
+
+local function encode_json(value)
+  local text = json.encode(value)   -- says what is wrong with it
+  return type(value) == "table" and json_text(value) or text
+end
+
 function M.with_query(what, url, query)
   if query == nil then return url end
   local text = pairs_text(what .. ": query", query)
@@ -73,7 +94,7 @@ end
 function M.encode(what, o)
   local n = (o.json ~= nil and 1 or 0) + (o.form and 1 or 0) + (o.multipart and 1 or 0) + (o.body and 1 or 0)
   if n > 1 then misuse("%s: only one of json, form, multipart and body can be sent", what) end
-  if o.json ~= nil then return json.encode(o.json), "application/json" end
+  if o.json ~= nil then return encode_json(o.json), "application/json" end
   if o.form then return pairs_text(what .. ": form", o.form), "application/x-www-form-urlencoded" end
   if o.multipart then return multipart(what, o.multipart) end
   if o.body and type(o.body) ~= "string" then
