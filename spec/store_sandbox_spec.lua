@@ -152,11 +152,11 @@ describe("a shop with webhooks from the sandbox", function()
   local function behave(behaviour) assert.equal(200, sandbox:post("/sandbox/behave", { json = behaviour }).status) end
   before_each(function() behave(AS_USUAL) end)
   local function opened()
-    local order = shop.place(s, { [MUG] = 1 })
+    local order = shop.place_unopened(s, { [MUG] = 1 })
     local answer = s:post("/api/orders/" .. order.number .. "/payment", { json = {}, timeout = 60,
       headers = { Authorization = "Order " .. order.access_token } })
     assert.equal(200, answer.status, answer.body)
-    rawset(order, "razorpay_order_id", answer.json.razorpay_order_id)
+    order.razorpay_order_id = answer.json.razorpay_order_id
     return order
   end
   local function pay(order, outcome)

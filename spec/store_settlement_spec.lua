@@ -20,7 +20,7 @@ describe("a shop that asks Razorpay", function()
     sandbox:stop()
   end)
 
-  local function place() return shop.place(s, { [MUG] = 1 }) end
+  local function place() return shop.place_unopened(s, { [MUG] = 1 }) end
   local function open(order, token)
     return s:post("/api/orders/" .. order.number .. "/payment", { json = {}, timeout = 60,
       headers = { Authorization = "Order " .. (token or order.access_token) } })

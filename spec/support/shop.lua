@@ -49,23 +49,21 @@ function M.order_call(items, more, key)
   return { "POST", "/api/orders", { json = M.basket(items, more), headers = { ["Idempotency-Key"] = key or M.key() } } }
 end
 
--- What POST /api/orders/:number/payment would have written, for specs that have no Razorpay to ask.
-local function open(s, order)
-  local id = ("order_Spec%010d"):format(next_serial())
-  s:exec(("UPDATE orders SET razorpay_order_id = '%s' WHERE order_number = '%s'"):format(id, order.number))
-  order.razorpay_order_id = id
-  return id
-end
-
---- Places an order and returns its answer's body; anything but 201 is an error. Who reads its razorpay_order_id gets
--- one that is written for it then.
-function M.place(s, items, more, key)
+--- Places an order and returns its answer's body; anything but 201 is an error. Razorpay does not know it yet.
+function M.place_unopened(s, items, more, key)
   local call = M.order_call(items, more, key)
   local answer = s:request(call[1], call[2], call[3])
   if answer.status ~= 201 then error("order: " .. answer.status .. " " .. answer.body, 2) end
-  return setmetatable(answer.json, { __index = function(order, name)
-    return name == "razorpay_order_id" and open(s, order) or nil
-  end })
+  return answer.json
+end
+
+--- As place_unopened, with the id of Razorpay that POST /api/orders/:number/payment would have stored.
+function M.place(s, items, more, key)
+  local order = M.place_unopened(s, items, more, key)
+  order.razorpay_order_id = ("order_Spec%010d"):format(next_serial())
+  s:exec(("UPDATE orders SET razorpay_order_id = '%s' WHERE order_number = '%s' AND razorpay_order_id IS NULL"):format(
+    order.razorpay_order_id, order.number))
+  return order
 end
 
 function M.proof(order, payment_id, secret)
