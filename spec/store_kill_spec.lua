@@ -54,9 +54,15 @@ describe("a shop that is killed at every step", function()
   -- ---- death and life ---------------------------------------------------------------------------------------
 
   local function kill_everything()
-    local children = server.sh("pgrep -P " .. s.pid):gsub("%s+", " ")
-    server.sh(("kill -9 %d %s"):format(s.pid, children))
+    s:kill "STOP"   -- so that nobody is born meanwhile
+    local children = server.sh("pgrep -P " .. s.pid)
+    server.sh(("kill -9 %d %s"):format(s.pid, children:gsub("%s+", " ")))
     s:wait_exit()
+    for pid in children:gmatch "%d+" do   -- what it held, its lock of the run directory too, goes with the last one
+      server.eventually("end of " .. pid, function()
+        return not server.sh("ps -o stat= -p " .. pid):find "^%s*[^Z%s]"   -- gone, or waits to be reaped
+      end)
+    end
   end
 
   local function begin(call)
