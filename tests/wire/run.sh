@@ -16,7 +16,7 @@ if [ ! -x "$server" ] || [ tests/wire/echo_server.c -nt "$server" ] || [ "$lib" 
 fi
 
 out=$(mktemp)
-WIRE_HEADER_TIMEOUT_MS=400 WIRE_BODY_TIMEOUT_MS=400 WIRE_IDLE_TIMEOUT_MS=1500 WIRE_WRITE_TIMEOUT_MS=400 \
+WIRE_HEADER_TIMEOUT_MS=800 WIRE_BODY_TIMEOUT_MS=800 WIRE_IDLE_TIMEOUT_MS=2000 WIRE_WRITE_TIMEOUT_MS=1200 \
   "$server" 127.0.0.1:0 > "$out" & pid=$!
 stop() { kill -TERM "$pid" 2>/dev/null; wait "$pid"; }
 for _ in $(seq 100); do grep -q listening "$out" && break; kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
