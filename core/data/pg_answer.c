@@ -8,8 +8,12 @@
 
 #include "base/log.h"
 #include "data/pg_priv.h"
+#include "net/tls.h"
 
-enum { MSG_SLACK = 1024 * 1024 }; /* a message may be longer than a result by so much: one error, one description */
+enum {
+    MSG_SLACK = 1024 * 1024, /* a message may be longer than a result by so much: one error, one description */
+    READ_TURN = 1024 * 1024  /* taken in one turn of the loop: everybody else wants to be heard */
+};
 
 static void out_of_step(struct pg_session *conn, char type)
 {
@@ -41,11 +45,17 @@ static void end_step(struct pg_session *conn)
     pg_step_pop(conn);
 }
 
-/* The rest of this result is read and forgotten: the connection, and who shares it, need not suffer. */
+/* The rest of this result is read and forgotten: the connection, and who shares it, need not suffer. A write has its
+ * effect all the same, and must not be told as if it had none. */
 static void drop_result(struct pg_session *conn, const struct pg_step *step)
 {
-    if (step->op)
-        pg_op_fail(step->op, ERR_REFUSED, "the result is over pg.max_result_bytes: select fewer rows, or page");
+    const char *why = "the result is over pg.max_result_bytes: select fewer rows, or page";
+    bool may_stand = step->op->is_commit || (!step->op->is_tx && !pg_op_is_read(step->op));
+    if (may_stand)
+        pg_op_fail(step->op, step->op->is_commit ? ERR_COMMIT_UNKNOWN : ERR_OUTCOME_UNKNOWN,
+                   "%s; what was written may stand", why);
+    else
+        pg_op_fail(step->op, ERR_REFUSED, "%s", why);
     pg_answer_clear(conn);
     conn->is_dropping = true;
 }
@@ -138,16 +148,32 @@ static void on_complete(struct pg_session *conn, const struct pg_step *step, con
 /* ---- failures ------------------------------------------------------------------------------------------------------
  */
 
+/* A change of the schema under a prepared plan, or a name that is not prepared as we thought. */
+static bool is_stale(const struct err *err, const struct pg_fault *fault)
+{
+    if (strcmp(err->sqlstate, "26000") == 0 || strcmp(err->sqlstate, "42P05") == 0)
+        return true;
+    return strcmp(err->sqlstate, "0A000") == 0 && fault->routine &&
+           strcmp(fault->routine, "RevalidateCachedQuery") == 0;
+}
+
+static struct pg_op *last_of_group(const struct pg_session *conn)
+{
+    struct list *node = conn->inflight.next;
+    while (!container_of(node, struct pg_op, node)->is_group_end)
+        node = node->next;
+    return container_of(node, struct pg_op, node);
+}
+
 static void on_failed(struct pg_session *conn, const struct pg_step *step, const struct pg_fault *fault)
 {
     struct err err;
     pg_fault_to_err(fault, &err);
     struct pg_op *op = step->op;
     if (!op) /* the Sync itself failed: a deferred constraint; the last of the group bears it */
-        op = container_of(conn->inflight.next, struct pg_op, node);
+        op = last_of_group(conn);
     if (!op->err) {
-        op->is_stale = strcmp(err.sqlstate, "0A000") == 0 && fault->routine &&
-                       strcmp(fault->routine, "RevalidateCachedQuery") == 0;
+        op->is_stale = is_stale(&err, fault);
         op->err_stmt_id = step->stmt_id;
     }
     pg_op_fail_as(op, &err);
@@ -161,10 +187,9 @@ static void undo_step(struct pg_session *conn, const struct pg_step *step, bool 
         step->op->is_aborted = true;
     if (!is_skipped && (step->kind == PG_STEP_BEGIN || step->kind == PG_STEP_OWN))
         conn->is_tainted = true; /* what we count on in this session is not there */
+    /* What a skipped Close leaves on the server, nothing of ours names again. */
     if (step->kind == PG_STEP_PREPARE && *prepared == step->stmt_id)
         *prepared = 0;
-    if (step->kind == PG_STEP_CLOSE && is_skipped)
-        *prepared = step->stmt_id; /* still there */
 }
 
 static void on_error(struct pg_session *conn, struct slice body)
@@ -320,11 +345,14 @@ static void read_messages(struct pg_session *conn)
 void pg_answer_read(struct pg_session *conn)
 {
     enum status rc;
+    size_t n_read = 0;
     do {
+        size_t before = conn->in_bytes.len;
         rc = pg_io_read(conn);
+        n_read += conn->in_bytes.len - before;
         conn->heard_ms = loop_now(conn->pg->loop);
         read_messages(conn);
-    } while (rc == OK && !conn->is_doomed);
+    } while (rc == OK && !conn->is_doomed && (n_read < READ_TURN || tls_session_has_pending(conn->ssl)));
     if (rc == ERR) /* unless a message said why */
         pg_session_doom(conn, ERR_UNAVAILABLE, "server closed the connection unexpectedly");
 }

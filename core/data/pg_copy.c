@@ -310,7 +310,7 @@ void pg_copy_on_acquired(struct pg_op *op, struct pg_session *conn)
     copy->state = COPY_ASKED;
     timer_arm(copy->loop, &copy->timer, copy->deadline_ms, on_deadline);
     CHECK(conn->steps_len == 0 && conn->out_bytes.len == 0);
-    if (conn->in_bytes.len)
+    if (conn->in_bytes.len || conn->n_skip)
         pg_session_doom(conn, ERR_UNAVAILABLE, "half a message of the server is in the way of a COPY");
     else if (PQsendQuery(conn->pq, copy->sql))
         watch(copy);

@@ -47,19 +47,23 @@ static enum status transmit(struct pg_session *conn, struct slice bytes, size_t 
 
 void pg_io_flush(struct pg_session *conn)
 {
-    enum status rc = OK;
+    enum status rc = conn->is_deaf ? ERR : OK;
     struct buf *out = &conn->out_bytes;
     while (rc == OK && conn->n_written < out->len) {
         size_t n = 0;
         rc = transmit(conn, slice_of(out->ptr + conn->n_written, out->len - conn->n_written), &n);
         conn->n_written += n;
     }
-    if (rc == ERR) { /* what it said last is still to be read: pg_answer_read finds the end */
-        conn->n_written = out->len;
+    if (rc == ERR && !conn->is_deaf) { /* what it said last is still to be read: pg_answer_read finds the end */
+        conn->is_deaf = true;
+        shutdown(PQsocket(conn->pq), SHUT_WR);
     }
-    if (conn->n_written == out->len) {
+    if (conn->is_deaf || conn->n_written == out->len) {
         conn->n_written = 0;
         out->cap > KEEP ? buf_free(out) : buf_clear(out);
+    } else if (conn->n_written > KEEP) {
+        buf_consume(out, conn->n_written);
+        conn->n_written = 0;
     }
     poll_set(conn->poll, out->len ? POLL_READ | POLL_WRITE : POLL_READ);
 }

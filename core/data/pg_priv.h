@@ -190,6 +190,7 @@ struct pg_session {
     struct pg_columns *described; /* of the step at hand, if it is not prepared */
     char tx_status;               /* PG_TX_… as of the last Sync */
     bool is_dropping;             /* the result at hand was too long */
+    bool is_deaf;                 /* sending failed: nothing is sent any more */
     bool is_group_open;           /* statements sent, Sync not yet */
     bool is_doomed;               /* to be closed at the end of the turn */
     bool is_tainted;              /* session state may be left: closed instead of reused */

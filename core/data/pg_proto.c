@@ -155,7 +155,8 @@ bool pg_proto_int32(struct slice *body, int32_t *value)
 static const char **fault_field(struct pg_fault *fault, char code)
 {
     switch (code) {
-    case 'V':
+    case 'S': /* translated; a pooler gives no other */
+    case 'V': /* behind it */
         return &fault->severity;
     case 'C':
         return &fault->sqlstate;

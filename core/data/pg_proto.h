@@ -37,7 +37,7 @@ bool pg_proto_int32(struct slice *body, int32_t *value) MUST_CHECK;
 
 /* An ErrorResponse or NoticeResponse; what it does not say is NULL. Borrowed from the body. */
 struct pg_fault {
-    const char *severity; /* ERROR, FATAL, …: never translated */
+    const char *severity; /* ERROR, FATAL, … */
     const char *sqlstate, *message, *detail, *hint, *constraint, *position, *routine;
 };
 bool pg_proto_fault(struct slice body, struct pg_fault *fault) MUST_CHECK;

@@ -242,7 +242,7 @@ void pg_result_set_tag(struct pg_result *result, const char *tag)
 
 size_t pg_result_size(const struct pg_result *result)
 {
-    return result->bytes.len;
+    return result->bytes.len + (size_t)result->n_rows * sizeof(result->row_at[0]);
 }
 
 int pg_result_n_rows(const struct pg_result *result)

@@ -67,7 +67,7 @@ struct pg_result *pg_result_new(struct pg_columns *columns); /* takes a referenc
 void pg_result_free(struct pg_result *result);               /* NULL is fine */
 bool pg_result_add_row(struct pg_result *result, struct slice body) MUST_CHECK; /* a DataRow's; false: malformed */
 void pg_result_set_tag(struct pg_result *result, const char *tag);              /* "UPDATE 3" */
-size_t pg_result_size(const struct pg_result *result);                          /* bytes of its rows */
+size_t pg_result_size(const struct pg_result *result);                          /* bytes that its rows take */
 
 /* How one value that is not NULL and not an array is shown: the one table of types, for JSON and for Lua alike. */
 enum pg_show { PG_SHOW_STRING, PG_SHOW_NUMBER, PG_SHOW_TRUE, PG_SHOW_FALSE, PG_SHOW_JSON };

@@ -93,7 +93,7 @@ static void conn_clear(struct pg_session *conn)
     buf_clear(&conn->in_bytes);
     buf_clear(&conn->out_bytes);
     pg_answer_clear(conn);
-    conn->is_group_open = conn->is_doomed = conn->is_tainted = conn->is_cancelled = false;
+    conn->is_deaf = conn->is_group_open = conn->is_doomed = conn->is_tainted = conn->is_cancelled = false;
     conn->is_retiring = false;
     free(conn->err);
     conn->err = NULL;

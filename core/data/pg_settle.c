@@ -29,12 +29,9 @@ static bool is_healed_by_rerun(struct pg_op *op)
 {
     struct pg_stmt *stmt = op->cmds[0].stmt;
     bool is_shared = op->lane != PG_LANE_EXCLUSIVE && !op->is_core;
-    if (op->is_stale) {
+    if (op->is_stale && !op->is_unnamed) {
         pg_stmt_renew(&op->pg->stmts, stmt, op->err_stmt_id);
-        return true;
-    }
-    if (!op->is_unnamed && (is_state(op, "26000") || is_state(op, "42P05"))) {
-        op->is_unnamed = true; /* the Parse it counted on failed: without one it gets its own, true error */
+        op->is_unnamed = true; /* without a Parse to count on it gets its own, true error */
         return true;
     }
     if (op->lane == PG_LANE_READ && !op->must_read && is_state(op, "25006")) {

@@ -130,10 +130,12 @@ static void send_prepare(struct pg_session *conn, struct pg_op *op, const struct
     conn->prepared[stmt->slot] = stmt->id;
 }
 
-/* A text seen once is not worth a plan on every connection, nor the eviction of one that is used often. */
+/* A text seen once is not worth a plan on every connection, nor the eviction of one that is used often. Only what is
+ * planned keeps its columns, or says so when it cannot: FETCH's are its cursor's. */
 static bool is_worth_preparing(const struct pg_op *op, const struct pg_stmt *stmt)
 {
-    return !op->pg->is_unnamed && !op->is_unnamed && stmt->slot != PG_STMT_NO_SLOT && stmt->n_uses > 1;
+    return !op->pg->is_unnamed && !op->is_unnamed && stmt->slot != PG_STMT_NO_SLOT && stmt->n_uses > 1 &&
+           stmt->text.class <= PG_CLASS_WRITE;
 }
 
 static void send_cmd(struct pg_session *conn, struct pg_op *op, int index)

@@ -397,19 +397,20 @@ void tls_session_adopt(void *ssl)
 static enum status session_status(void *ssl, int rc)
 {
     int why = rc > 0 ? SSL_ERROR_NONE : SSL_get_error(ssl, rc);
-    ERR_clear_error();
     return why == SSL_ERROR_NONE ? OK : why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? AGAIN : ERR;
 }
 
 enum status tls_session_read(void *ssl, char *room, size_t len, size_t *n)
 {
     *n = 0;
+    ERR_clear_error(); /* SSL_get_error looks at the thread's queue, whoever filled it */
     return session_status(ssl, SSL_read_ex(ssl, room, len, n));
 }
 
 enum status tls_session_write(void *ssl, struct slice bytes, size_t *n)
 {
     *n = 0;
+    ERR_clear_error();
     return session_status(ssl, SSL_write_ex(ssl, bytes.ptr, bytes.len, n));
 }
 

@@ -272,7 +272,8 @@ local function remedy_of(tx, err)
   return constraint and tx.remedies[constraint]
 end
 
-local RERUN = { ["40001"] = true, ["40P01"] = true }
+-- 26000, 42P05: what a connection has prepared is not what we thought; by now the core prepares it anew.
+local RERUN = { ["40001"] = true, ["40P01"] = true, ["26000"] = true, ["42P05"] = true }
 local PASSES = { cancelled = true, deadline = true, commit_unknown = true, unavailable = true }
 local SAVE, RELEASE, UNDO = 0, 1, 2
 

@@ -148,7 +148,7 @@ static void test_a_full_segment_refuses(void **state)
     assert_int_equal(pipe(hold), 0);
     for (int i = 0; i < 4; i++) {
         int ready[2];
-        char byte, name[16];
+        char byte, name[32];
         assert_int_equal(pipe(ready), 0);
         snprintf(name, sizeof name, "worker %d", i);
         pids[i] = fork();
@@ -180,7 +180,7 @@ static void test_a_full_segment_refuses(void **state)
 static void test_routes_are_capped(void **state)
 {
     (void)state;
-    char pattern[16];
+    char pattern[32];
     open_as("worker 0");
     for (int i = 0; i < 4; i++) {
         snprintf(pattern, sizeof pattern, "/%d", i);
@@ -212,7 +212,7 @@ static void test_routes_of_old_code_make_room(void **state)
 {
     (void)state;
     unsigned old[4], kept = 0;
-    char pattern[16];
+    char pattern[32];
     open_as("worker 0");
     for (int i = 0; i < 4; i++) {
         snprintf(pattern, sizeof pattern, "/old/%d", i);

@@ -322,7 +322,31 @@ static void test_what_is_out_of_step_closes(void **state)
     ASSERT_LOST("a COPY", BEGUN "G\0\0\0\x07\0\0\0");
     ASSERT_LOST("another command's tag", BEGUN "C\0\0\0\012BEGIN\0");
     ASSERT_LOST("a Sync's answer too early", BEGUN "Z\0\0\0\5I");
+    ASSERT_LOST("a pooler's end", BEGUN "E\0\0\0\x19SFATAL\0C08P01\0Mover\0\0");
     ASSERT_LOST("a session's end", BEGUN "E\0\0\0\x19VFATAL\0C57P01\0Mover\0\0");
+    close(reader);
+}
+
+/* It was done, only its rows are not told: nobody may believe that it had no effect. */
+static void test_a_write_with_too_many_rows_may_stand(void **state)
+{
+    (void)state;
+    struct box box;
+    welcome();
+    int reader = peer;
+    ask(&box, "UPDATE t SET n = 1 RETURNING n");
+    welcome();
+    hear();
+    char row[1200] = "\0\1\0\0\4\252"; /* one value of the 1194 bytes that follow */
+    SAY('1', "");
+    SAY('2', "");
+    SAY('T', "\0\1" COLUMN("n", INT4));
+    say('D', row, sizeof(row));
+    SAY('C', "UPDATE 1\0");
+    SAY('Z', "I");
+    send_script();
+    assert_int_equal(box.n_done, 1);
+    assert_int_equal(box.err.code, ERR_OUTCOME_UNKNOWN);
     close(reader);
 }
 
@@ -354,6 +378,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_an_error_is_its_statement_s, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_too_long_a_result_is_dropped_as_it_comes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_is_out_of_step_closes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_write_with_too_many_rows_may_stand, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_ready_before_anything_was_asked_closes, set_up, tear_down),
     };
     if (!mkdtemp(dir))

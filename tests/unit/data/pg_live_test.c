@@ -675,6 +675,24 @@ static void test_socket_number_is_free_at_once(void **state)
     assert_true(run("SELECT 1").is_ok);
 }
 
+/* One text, whose columns are another cursor's each time. */
+static void test_fetch_has_its_cursor_s_columns(void **state)
+{
+    (void)state;
+    static const char *const queries[][2] = {
+        {"DECLARE c CURSOR FOR SELECT 1 AS a", "[{\"a\":1}]"},
+        {"DECLARE c CURSOR FOR SELECT 2 AS a", "[{\"a\":2}]"},
+        {"DECLARE c CURSOR FOR SELECT 'x' AS b, true AS d", "[{\"b\":\"x\",\"d\":true}]"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(queries); i++) {
+        struct pg_tx *tx = tx_begin();
+        assert_true(tx_run(tx, queries[i][0]).is_ok);
+        struct box box = tx_run(tx, "FETCH ALL FROM c");
+        assert_string_equal(box.json, queries[i][1]);
+        assert_true(tx_commit(tx).is_ok);
+    }
+}
+
 static void test_lost_transaction_is_rolled_back(void **state)
 {
     (void)state;
@@ -830,6 +848,7 @@ int main(void)
         LIVE(test_cancel_of_waiting_and_running_reads),
         LIVE(test_terminated_backends_heal),
         LIVE(test_socket_number_is_free_at_once),
+        LIVE(test_fetch_has_its_cursor_s_columns),
         LIVE(test_lost_transaction_is_rolled_back),
         LIVE(test_transaction_begins_anew),
         LIVE(test_commit_that_was_sent_is_unknown),
