@@ -258,10 +258,9 @@ static void on_hup(void *data, int signum)
 /* Files were moved away: every process opens new ones under their names. */
 static void on_usr1(void *data, int signum UNUSED)
 {
-    struct master *master = data;
+    const struct master *master = data;
     config_log_reopen();
-    for (unsigned i = 0; i < supervisor_n_slots(master->supervisor); i++)
-        (void)supervisor_send(master->supervisor, i, CONTROL_REOPEN, 0, -1);
+    supervisor_reopen(master->supervisor);
 }
 
 static void on_slot(void *data, unsigned slot, enum supervisor_event event, const struct control_message *message)

@@ -322,9 +322,9 @@ static void bury(struct slot *slot, struct child **at, int status)
 {
     struct child *child = *at;
     struct child_death death;
-    child_bury(child, status, &death);
     bool had_slot = at == &slot->child, was_successor = at == &slot->successor, was_told = child->is_killed;
-    *at = NULL;
+    *at = NULL; /* first: its last words may be "ready", and it is nobody's successor any more */
+    child_bury(child, status, &death);
     child_free(child);
     if (had_slot) {
         on_death(slot, &death);
@@ -426,6 +426,17 @@ enum status supervisor_send(struct supervisor *supervisor, unsigned slot, enum c
     if (s->leaver)
         (void)child_send(s->leaver, type, value, fd);
     return s->child ? child_send(s->child, type, value, fd) : ERR;
+}
+
+void supervisor_reopen(const struct supervisor *supervisor)
+{
+    for (unsigned i = 0; i < supervisor->n_slots; i++) {
+        const struct slot *slot = &supervisor->slots[i];
+        const struct child *const all[] = {slot->child, slot->successor, slot->leaver};
+        for (size_t c = 0; c < ARRAY_LEN(all); c++)
+            if (all[c])
+                (void)child_send(all[c], CONTROL_REOPEN, 0, -1);
+    }
 }
 
 void supervisor_set_share(struct supervisor *supervisor, unsigned percent)

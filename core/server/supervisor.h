@@ -60,6 +60,8 @@ enum supervisor_presence supervisor_presence(const struct supervisor *supervisor
 /* To a process that is SERVING; as control_send. */
 enum status supervisor_send(struct supervisor *supervisor, unsigned slot, enum control_type type, uint32_t value,
                             int fd);
+/* Every process, also one that only starts or finishes, opens its log files anew. */
+void supervisor_reopen(const struct supervisor *supervisor);
 /* Of pg.pool_size, for every process, started later ones included: 100 unless an old master's workers still run. */
 void supervisor_set_share(struct supervisor *supervisor, unsigned percent);
 /* The code of processes started from now on; the descriptor is borrowed until the next call. */

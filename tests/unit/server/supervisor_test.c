@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -51,7 +52,13 @@ static bool was_here(const char *name)
     return mkdir(path, 0700) != 0;
 }
 
-/* What a worker was told, for the test to see: "A0" adopt, "R0" release, "L" leave. */
+static void await(const char *name)
+{
+    while (!is_there(name))
+        usleep(1000);
+}
+
+/* What a worker was told, for the test to see: "A0" adopt, "R0" release, "L0" leave, "O0" reopen. */
 static void note(char what, unsigned number)
 {
     char path[128];
@@ -71,6 +78,8 @@ static int serve(bool survives)
             return message.value == 7 ? 0 : 1;
         if (message.type == CONTROL_ADOPT || message.type == CONTROL_RELEASE)
             note(message.type == CONTROL_ADOPT ? 'A' : 'R', message.value);
+        if (message.type == CONTROL_REOPEN)
+            note('O', 0);
         if (message.type == CONTROL_LEAVE) {
             note('L', 0);
             return 0;
@@ -79,8 +88,26 @@ static int serve(bool survives)
     return 0;
 }
 
+/* The second process of slot 2 waits with its first word until the test has looked at it. */
+static int play_next(const char *part, const char *id)
+{
+    struct control_message message;
+    if (strcmp(id, "2") != 0 || !was_here("died"))
+        return serve(false);
+    await("looked");
+    if (strcmp(part, "next dies") == 0) {
+        control_send(WORKER_CONTROL, CONTROL_READY, 1, NULL, -1);
+        return 5;
+    }
+    if (control_receive(WORKER_CONTROL, &message) == OK && message.type == CONTROL_REOPEN)
+        note('O', 0);
+    return serve(false);
+}
+
 static int play(const char *part, const char *id)
 {
+    if (strncmp(part, "next ", 5) == 0)
+        return play_next(part, id);
     if (strcmp(part, "serve") == 0)
         return serve(false);
     if (strcmp(part, "0 starts once") == 0 && (strcmp(id, "0") != 0 || !was_here("died")))
@@ -95,12 +122,12 @@ static int play(const char *part, const char *id)
         control_send(WORKER_CONTROL, CONTROL_FAIL, 0, "app.lua:3: it is broken", -1);
     if (strcmp(part, "die once") == 0 && (strcmp(id, "1") != 0 || was_here("died")))
         return serve(false);
-    if (strcmp(part, "die once") == 0 && control_send(WORKER_CONTROL, CONTROL_READY, 1, NULL, -1) == OK &&
-        usleep(50000) == 0)
+    if (strcmp(part, "die once") == 0 && control_send(WORKER_CONTROL, CONTROL_READY, 1, NULL, -1) == OK) {
+        await("up");
         raise(SIGKILL);
+    }
     if (strcmp(part, "die always") == 0 && control_send(WORKER_CONTROL, CONTROL_READY, 1, NULL, -1) == OK) {
-        while (!is_there("up"))
-            usleep(1000);
+        await("up");
         return 5;
     }
     if (strcmp(part, "stubborn") == 0)
@@ -213,7 +240,7 @@ static void end(struct rig *rig)
     loop_free(rig->loop);
     scoreboard_detach(rig->board);
     close(rig->null_fd);
-    static const char *const marks[] = {"died", "up"};
+    static const char *const marks[] = {"died", "up", "looked"};
     for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
         snprintf(path, sizeof(path), "%s/%s", rig->dir, marks[i]);
         rmdir(path);
@@ -468,6 +495,58 @@ static void test_who_goes_gets_a_successor_first(void **state)
     }
 }
 
+/* Ready and dead before anybody hears of either: it was nobody's successor, and its predecessor serves on. */
+static bool until_the_next_dies(struct rig *rig)
+{
+    siginfo_t info;
+    uint32_t serving = pid_of(rig, 2), next = pid_of(rig, WORKERS);
+    beat(rig);
+    grow(&rig->board->slots[2]);
+    if (!next)
+        return false;
+    (void)was_here("looked");
+    assert_int_equal(waitid(P_PID, next, &info, WEXITED | WNOWAIT), 0);
+    supervisor_reap(rig->supervisor);
+    assert_int_equal(supervisor_n_alive(rig->supervisor), WORKERS);
+    assert_int_equal(pid_of(rig, 2), serving);
+    assert_true(serves(rig, 2));
+    return true;
+}
+
+static void test_a_dead_successor_succeeds_nobody(void **state)
+{
+    (void)state;
+    struct rig rig;
+    run(&rig, "next dies", until_the_next_dies);
+    assert_string_equal(rig.why, "");
+    assert_int_equal(was_noted(&rig, "L0 "), 0);
+    assert_int_equal(rig.n_ready, WORKERS);
+    end(&rig);
+}
+
+static bool until_the_next_has_reopened(struct rig *rig)
+{
+    beat(rig);
+    if (rig->step == 0) {
+        grow(&rig->board->slots[2]);
+        if (!pid_of(rig, WORKERS))
+            return false;
+        supervisor_reopen(rig->supervisor);
+        (void)was_here("looked");
+        rig->step = 1;
+    }
+    return was_noted(rig, "2L0 ") && supervisor_n_alive(rig->supervisor) == WORKERS;
+}
+
+static void test_a_process_that_only_starts_reopens_its_log(void **state)
+{
+    (void)state;
+    struct rig rig;
+    run(&rig, "next reopens", until_the_next_has_reopened);
+    assert_int_equal(was_noted(&rig, "2O0 "), 2); /* who leaves, and who comes */
+    end(&rig);
+}
+
 static bool kill_after_stop(struct rig *rig)
 {
     supervisor_stop(rig->supervisor, 7);
@@ -498,6 +577,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_listener_outlives_who_adopted_it),
         cmocka_unit_test(test_a_listener_is_given_back),
         cmocka_unit_test(test_who_goes_gets_a_successor_first),
+        cmocka_unit_test(test_a_dead_successor_succeeds_nobody),
+        cmocka_unit_test(test_a_process_that_only_starts_reopens_its_log),
         cmocka_unit_test(test_now_means_now),
     };
     log_open(open("/dev/null", O_WRONLY), LOG_ERROR, false, NULL);
