@@ -307,6 +307,27 @@ describe("processes", function()
     server.eventually("the workers' end", function() return not is_alive(left[1]) and not is_alive(left[2]) end)
   end)
 
+  it("lets another server have the port while the workers of a killed master finish", function()
+    local s = serving(new_dir((APP:gsub("task%.sleep%(1%)", [[
+      io.open("begun", "w"):close()
+      while not io.open("go") do task.sleep(0.02) end]])),
+      "return { workers = 2, drain = '60s', http = { deadline = '60s' }, sandbox = { allow = { 'io.open' } } }"))
+    local sock = socket.connect("127.0.0.1", s.port)
+    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.eventually("the request's arrival", function() return io.open(s.dir .. "/begun") end)
+    server.sh("kill -KILL " .. s.pid)
+    local second
+    server.eventually("another server", function()
+      if second and is_alive(second.pid) then return get(s.port, "/") == "200" end
+      second = start(new_dir(), s.port)
+    end)
+    sock:settimeout(0)
+    assert.equal("timeout", select(2, sock:receive("*l"))) -- the old one has not ended: it works on this
+    server.sh("touch " .. s.dir .. "/go")
+    sock:settimeout(20)
+    assert.equal("HTTP/1.1 200 OK", (sock:receive("*l")))
+  end)
+
   it("says where the master crashed, and leaves no core file", function()
     local s = serving(new_dir())
     local left = workers(s)

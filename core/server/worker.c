@@ -131,16 +131,27 @@ static void on_deadline(struct timer *timer)
     jobs_cut(worker->host.jobs);
 }
 
+/* Who holds a socket and does not accept keeps clients waiting, and a new master from binding when its own is gone. */
+static void close_listeners(struct worker *worker)
+{
+    close(WORKER_LISTENER);
+    for (size_t i = 0; i < worker->n_adopted; i++)
+        close(worker->adopted[i].fd);
+    worker->n_adopted = 0;
+}
+
 static void start_drain(struct worker *worker)
 {
     worker->stage = DRAINING;
     uint32_t drain_ms = (uint32_t)config_number(worker->config, CONFIG_DRAIN);
     uint32_t grace_ms = config_is_development(worker->config) ? IDLE_GRACE_DEV_MS : IDLE_GRACE_MS;
     arm(worker, &worker->deadline, drain_ms, on_deadline);
-    if (worker->http)
+    if (worker->http) {
         http_server_drain(worker->http, grace_ms < drain_ms ? grace_ms : drain_ms, on_drained, worker);
-    else
+        close_listeners(worker);
+    } else {
         jobs_drain(worker->host.jobs, on_drained, worker);
+    }
 }
 
 static void on_lame_duck_end(struct timer *timer)
@@ -244,6 +255,8 @@ static void on_control(void *data, int events UNUSED)
     if (worker->stage == SERVING)
         log_warn("the master is gone: draining");
     start_stop(worker, 0, false);
+    if (worker->stage == LAME_DUCK) /* whatever it was to last: another master may be waiting for the address */
+        arm(worker, &worker->step, 0, on_lame_duck_end);
 }
 
 static void on_beat(struct timer *timer)
@@ -505,8 +518,8 @@ int worker_main(int argc, char **argv)
         return 1;
     }
     control_send(WORKER_CONTROL, CONTROL_READY, (uint32_t)(clock_ms() - started_ms), NULL, -1);
+    on_pulse(&worker.pulse); /* before its state: the limit on a loop that stands still does not count the start */
     worker.slot->state = SCOREBOARD_SERVING;
-    on_pulse(&worker.pulse);
     on_beat(&worker.beat);
     vm_start(worker.host.vm);
     loop_run(worker.host.loop);
