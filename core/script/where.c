@@ -284,6 +284,13 @@ static void capture(struct where_report *report, const void *context)
     is_guarded = 0;
 }
 
+void where_forget(struct where_report *report)
+{
+    atomic_store(&hooked, NULL);
+    atomic_store(&report->stage, WHERE_NONE);
+    report->lua[0] = '\0';
+}
+
 bool where_sample(struct where_report *report, const void *context, bool is_last)
 {
     if (atomic_load(&report->stage) == WHERE_WHOLE)

@@ -34,6 +34,8 @@ void where_watch_traces(lua_State *L);  /* after luaL_openlibs, protected; liste
 
 /* Async-signal-safe, from here on. */
 
+/* What an earlier stall left is nobody's answer any more; a hook that it set finds nothing to fill. */
+void where_forget(struct where_report *report);
 /* A stall's sample: true when the report is whole. `is_last`: the interpreter had its chance. */
 bool where_sample(struct where_report *report, const void *context, bool is_last);
 /* A crash: always whole afterwards. */

@@ -16,6 +16,12 @@ static volatile sig_atomic_t n_samples;
 
 static void on_ask(int signum UNUSED, siginfo_t *info UNUSED, void *context)
 {
+    uint64_t beat_ms = own->beat_ms;
+    if (own->asked_beat_ms != beat_ms) { /* its loop has turned since it was last asked */
+        where_forget(&own->report);
+        n_samples = 0;
+        own->asked_beat_ms = beat_ms;
+    }
     (void)where_sample(&own->report, context, ++n_samples >= LAST_SAMPLE);
 }
 

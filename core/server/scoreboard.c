@@ -7,7 +7,7 @@
 
 #define SCOREBOARD_MAGIC 0x5c04eb0au
 
-enum { SCOREBOARD_VERSION = 2 };
+enum { SCOREBOARD_VERSION = 3 };
 
 static struct shm_layout layout_of(unsigned n_slots)
 {
@@ -71,6 +71,7 @@ void scoreboard_take(struct scoreboard_slot *slot, unsigned worker)
     _Atomic uint64_t *const of_process[] = {&slot->requests, &slot->responses_5xx, &slot->lua_heap, &slot->rss};
     for (size_t i = 0; i < ARRAY_LEN(of_process); i++)
         set64(of_process[i], 0);
+    set64(&slot->asked_beat_ms, 0);
     set32(&slot->connections, 0);
     set32(&slot->in_flight, 0);
     set32(&slot->generation, 0);

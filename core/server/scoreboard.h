@@ -32,6 +32,7 @@ struct scoreboard_slot {
     char generation_hash[SCOREBOARD_HASH]; /* hex, NUL-terminated; set before `generation` */
     _Atomic uint32_t n_generations;        /* alive: old ones that finish what they began, and this one */
     struct where_report report;            /* its last words, after a crash or a stall */
+    _Atomic uint64_t asked_beat_ms;        /* beat_ms of the stall that the report is about; written before it */
 };
 
 enum { SCOREBOARD_BEAT_MS = 100 };

@@ -27,9 +27,15 @@ static uint64_t kernel_waited_us(uint32_t pid)
     return process_stats_waited_us((pid_t)pid);
 }
 
+/* What an earlier stall left does not answer for this one. */
+static bool has_answered(const struct scoreboard_slot *slot, const struct scoreboard_view *view)
+{
+    return atomic_load(&slot->report.stage) == WHERE_WHOLE && slot->asked_beat_ms == view->beat_ms;
+}
+
 static void describe(const struct scoreboard_slot *slot, const struct scoreboard_view *view, char *out, size_t size)
 {
-    bool has_report = atomic_load(&slot->report.stage) == WHERE_WHOLE;
+    bool has_report = has_answered(slot, view);
     struct buf frames = {0};
     if (has_report && !slot->report.lua[0])
         frames_text(&slot->report.frames, &frames);
@@ -60,10 +66,9 @@ static void ask_or_give_up(struct watchdog *watchdog, unsigned i, const struct s
     struct scoreboard_slot *slot = &watchdog->opts.board->slots[i];
     char why[WHERE_LUA + 256];
     uint64_t passed_ms = counted_ms(watchdog, watch);
-    bool is_answered = atomic_load(&slot->report.stage) == WHERE_WHOLE;
     if (passed_ms < limit_ms)
         return;
-    if (!is_answered && passed_ms < limit_ms + WATCHDOG_ASK_MS) {
+    if (!has_answered(slot, view) && passed_ms < limit_ms + WATCHDOG_ASK_MS) {
         kill((pid_t)view->pid, WATCHDOG_SIGNAL);
         return;
     }

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "server/last_words.h"
 #include "server/process_stats.h"
 
 enum { STALL_MS = 1000, START_MS = 3000 };
@@ -168,6 +169,50 @@ static void test_a_start_has_a_limit_of_its_own(void **state)
     assert_non_null(strstr(rig->why, "worker.start_timeout"));
 }
 
+static void await(const _Atomic uint64_t *field, uint64_t value)
+{
+    for (int i = 0; *field != value; i++) {
+        assert_true(i < 20000);
+        usleep(1000);
+    }
+}
+
+/* In the place of the one that sleeps and says nothing: one that answers as a worker does. */
+static void answer(struct rig *rig)
+{
+    kill(rig->pid, SIGKILL);
+    waitpid(rig->pid, NULL, 0);
+    rig->pid = fork();
+    if (rig->pid == 0) {
+        last_words_install(rig->slot, false);
+        rig->slot->requests = 1;
+        for (;;)
+            pause();
+    }
+    await(&rig->slot->requests, 1);
+    rig->slot->pid = (uint32_t)rig->pid;
+}
+
+/* One that was asked in a stall and came back is asked anew in the next: what it said then is no answer. */
+static void test_an_answer_is_to_one_stall(void **state)
+{
+    struct rig *rig = *state;
+    answer(rig);
+    pass(rig, WATCHDOG_TICK_MS + STALL_MS);
+    await(&rig->slot->asked_beat_ms, rig->slot->beat_ms);
+    while (rig->slot->report.stage != WHERE_WHOLE)
+        usleep(1000);
+    snprintf(rig->slot->report.lua, WHERE_LUA, "then.lua:1");
+    rig->slot->beat_ms++;
+    pass(rig, WATCHDOG_TICK_MS + STALL_MS);
+    assert_int_equal(rig->n_stalled, 0); /* asked first */
+    await(&rig->slot->asked_beat_ms, rig->slot->beat_ms);
+    pass(rig, WATCHDOG_ASK_MS + WATCHDOG_TICK_MS);
+    assert_int_equal(rig->n_stalled, 1);
+    assert_null(strstr(rig->why, "then.lua"));
+    assert_non_null(strstr(rig->why, "in C: "));
+}
+
 static void test_a_seat_is_forgotten_with_its_process(void **state)
 {
     struct rig *rig = *state;
@@ -200,6 +245,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_waiting_for_a_core_does_not_count, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ten_times_the_limit_is_enough, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_start_has_a_limit_of_its_own, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_an_answer_is_to_one_stall, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_seat_is_forgotten_with_its_process, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_the_kernel_says, setup, teardown),
     };
