@@ -4,6 +4,8 @@
 #include <netinet/in.h>
 #include <stdio.h>
 
+#include "base/json.h"
+
 /* ---- by name ------------------------------------------------------------------------------------------------- */
 
 enum { NAME_MAX_LEN = 64, DIGITS_MIN = 8, DIGITS_MAX = 19 };
@@ -200,13 +202,37 @@ static size_t skip_value(struct slice s, size_t i)
     return i;
 }
 
-/* The string from..to, quotes included, as a value. */
+static bool keep(void *data, struct slice value)
+{
+    buf_slice(data, value);
+    return true;
+}
+
+/* False: it is cut, or otherwise no JSON. */
+static bool unescape(struct slice quoted, struct buf *out)
+{
+    static const struct json_events events = {.on_string = keep};
+    struct arena arena;
+    arena_create(&arena);
+    bool is_read = json_read(quoted, NULL, &events, out, &arena, NULL) == OK;
+    arena_destroy(&arena);
+    return is_read;
+}
+
+/* A string, quotes included, as a value. Looked at as it was before JSON: an escape's letter is no part of a word, and
+ * a value ends before the quote. */
 static bool string_value(struct slice s, struct buf *out)
 {
-    if (redact_text(s, out))
-        return true;
-    buf_slice(out, s);
-    return false;
+    struct buf plain = {0}, shown = {0};
+    bool is_json = unescape(s, &plain);
+    bool is_changed = redact_text(is_json ? buf_as_slice(&plain) : s, &shown);
+    if (is_changed && is_json)
+        json_write_string(out, buf_as_slice(&shown));
+    else
+        buf_slice(out, is_changed ? buf_as_slice(&shown) : s);
+    buf_free(&plain);
+    buf_free(&shown);
+    return is_changed;
 }
 
 bool redact_json(struct slice json, struct buf *out)

@@ -137,6 +137,18 @@ static void test_json(void **state)
     assert_string_equal(json("\"open"), "\"open");
 }
 
+/* An escape's letter belongs to no word, and no closing quote to a value. */
+static void test_json_escapes(void **state)
+{
+    (void)state;
+    assert_string_equal(json("[\"\\nasha@x.in\"]"), "[\"\\n[email]\"]");
+    assert_string_equal(json("[\"\\n9876543210\"]"), "[\"\\n[phone]\"]");
+    assert_string_equal(json("[\"Key (a)=(x\",1]"), "[\"Key (a)=(***)\",1]");
+    assert_string_equal(json("[\"asha\\u0040x.in \\u0905\\/\\\"\"]"), "[\"[email] \xE0\xA4\x85/\\\"\"]");
+    assert_string_equal(json("[\"\\ud800 asha@x.in\"]"), "[\"\\ud800 [email]\"]"); /* no JSON: still hidden */
+    assert_string_equal(json("[\"\\u0905\\/\"]"), "[\"\\u0905\\/\"]");             /* nothing to hide: as it was */
+}
+
 static void test_addresses(void **state)
 {
     (void)state;
@@ -149,10 +161,11 @@ static void test_addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),     cmocka_unit_test(test_emails),
-        cmocka_unit_test(test_phones),    cmocka_unit_test(test_cards),
-        cmocka_unit_test(test_json),      cmocka_unit_test(test_what_is_no_personal_datum),
-        cmocka_unit_test(test_addresses), cmocka_unit_test(test_postgresql_details),
+        cmocka_unit_test(test_names),        cmocka_unit_test(test_emails),
+        cmocka_unit_test(test_phones),       cmocka_unit_test(test_cards),
+        cmocka_unit_test(test_json),         cmocka_unit_test(test_what_is_no_personal_datum),
+        cmocka_unit_test(test_addresses),    cmocka_unit_test(test_postgresql_details),
+        cmocka_unit_test(test_json_escapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
