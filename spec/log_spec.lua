@@ -196,6 +196,15 @@ describe("the log", function()
     assert.truthy(out:find("log.file: cannot open no/such/dir/log: No such file", 1, true), out)
   end)
 
+  it("says on standard error that a disk is full, and serves on", function()
+    start { file = "/dev/full" }
+    server.eventually("a word of it", function()
+      local line = s:log():match('[^\n]*"a log file cannot be written[^\n]*')
+      return line and json.decode(line).error == "No space left on device"
+    end)
+    assert.equal("fine", s:get("/").body)
+  end)
+
   it("is standard error to a worker that finds its file gone", function()
     s = server.start { app = APP, start = false, config = { log = { file = "logs/chowk.log" } } }
     server.sh("mkdir " .. s.dir .. "/logs")

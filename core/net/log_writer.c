@@ -13,11 +13,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "net/thread.h"
 
 #define LOG_WRITER_MAGIC 0x106a3101u
 
-enum { NAP_MS = 5, RETRY_MS = 1000, LOOK_MS = 1, KEEP_CAP = 64 * 1024 };
+enum { NAP_MS = 5, RETRY_MS = 1000, COMPLAIN_MS = 60000, LOOK_MS = 1, KEEP_CAP = 64 * 1024 };
 
 struct log_writer {
     unsigned magic;
@@ -27,8 +28,9 @@ struct log_writer {
     size_t max_bytes;
     void (*tell)(struct buf *out, const struct log_writer_news *news);
     pthread_t thread;
-    struct buf writing; /* the thread's */
-    size_t n_done;      /* of it */
+    struct buf writing;   /* the thread's */
+    size_t n_done;        /* of it */
+    uint64_t complain_ms; /* until then it has told of a write that failed */
 
     /* Monotonic, of bytes: equal when all is written. A signal handler may read them. */
     _Atomic uint64_t pushed, written;
@@ -79,6 +81,19 @@ static size_t next_piece(const struct log_writer *writer)
     return (size_t)(end + 1 - ptr);
 }
 
+/* On standard error, unless that is what cannot be written, or nobody reads it. */
+static void complain(struct log_writer *writer, int error)
+{
+    struct pollfd fd = {.fd = STDERR_FILENO, .events = POLLOUT};
+    struct buf text = {0};
+    if (!writer->path || !writer->tell || clock_ms() < writer->complain_ms || poll(&fd, 1, 0) != 1)
+        return;
+    writer->complain_ms = clock_ms() + COMPLAIN_MS;
+    writer->tell(&text, &(struct log_writer_news){.write_error = error, .path = writer->path});
+    (void)!write(STDERR_FILENO, text.ptr, text.len);
+    buf_free(&text);
+}
+
 /* The descriptor may be a non-blocking one that others made so: then poll waits. */
 static bool write_some(struct log_writer *writer)
 {
@@ -92,6 +107,8 @@ static bool write_some(struct log_writer *writer)
         return true;
     if (n < 0 && errno == EAGAIN && poll(&(struct pollfd){.fd = writer->fd, .events = POLLOUT}, 1, RETRY_MS) >= 0)
         return true;
+    if (n < 0)
+        complain(writer, errno);
     return !nap(writer, RETRY_MS);
 }
 

@@ -2,7 +2,8 @@
  * terminal. What is not written yet is bounded; beyond, lines are dropped and counted, and a line says later how many.
  *
  * Pushed from one thread. Writes on a pipe are whole lines of at most PIPE_BUF bytes where lines are that short, so
- * that processes that share one do not mix. Errors (a full disk) are tried again once a second. */
+ * that processes that share one do not mix. Errors (a full disk) are tried again once a second, and told on standard
+ * error once a minute: what is told elsewhere cannot come where nothing can be written. */
 #pragma once
 
 #include "base/buf.h"
@@ -13,6 +14,8 @@ struct log_writer;
 struct log_writer_news {
     uint64_t n_dropped; /* lines, since the last time */
     int open_error;     /* errno of a reopening that failed; 0: none */
+    int write_error;    /* errno of a write that failed, and is tried again; 0: none */
+    const char *path;   /* of that write */
 };
 
 struct log_writer_opts {

@@ -51,6 +51,11 @@ static void tell(struct buf *out, const struct log_writer_news *news)
     if (news->open_error)
         log_append(out, LOG_ERROR, "the log file cannot be reopened: the old one is written on",
                    &LOG_S("error", strerror(news->open_error)), 1);
+    if (news->write_error) {
+        const struct log_field fields[] = {LOG_S("file", news->path), LOG_S("error", strerror(news->write_error))};
+        log_append(out, LOG_ERROR, "a log file cannot be written: lines wait, and those beyond log.buffer are dropped",
+                   fields, ARRAY_LEN(fields));
+    }
 }
 
 /* The master says at its start that a file cannot be opened. A worker that is born later serves all the same. */

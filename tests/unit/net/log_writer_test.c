@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,7 +18,8 @@ static char text[1 << 20];
 
 static void tell(struct buf *out, const struct log_writer_news *news)
 {
-    buf_printf(out, "dropped %llu, error %d\n", (unsigned long long)news->n_dropped, news->open_error);
+    buf_printf(out, "dropped %llu, error %d\n", (unsigned long long)news->n_dropped,
+               news->write_error ? news->write_error : news->open_error);
 }
 
 static struct log_writer *open_pipe(size_t max_bytes)
@@ -195,6 +197,33 @@ static void test_reopen(void **state)
     rmdir("/tmp/chowk-log-moved");
 }
 
+/* A full disk: told where it can be read, and not with each try. */
+static void test_a_file_that_cannot_be_written(void **state)
+{
+    enum { TRIES_MS = 1500 };
+    (void)state;
+    struct err err;
+    int real = dup(STDERR_FILENO);
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    dup2(fds[1], STDERR_FILENO);
+    struct log_writer *writer =
+        log_writer_new(&(struct log_writer_opts){.path = "/dev/full", .max_bytes = 4096, .tell = tell}, &err);
+    push(writer, "lost\n");
+    struct pollfd heard = {.fd = fds[0], .events = POLLIN};
+    int told = poll(&heard, 1, WAIT_MS), again = 0;
+    if (told == 1) {
+        read_until("\n");
+        again = poll(&heard, 1, TRIES_MS);
+    }
+    log_writer_free(writer, WAIT_MS);
+    dup2(real, STDERR_FILENO);
+    close(real);
+    close_pipe();
+    assert_int_equal(told, 1);
+    assert_string_equal(text, "dropped 0, error 28\n"); /* ENOSPC */
+    assert_int_equal(again, 0);
+}
+
 static void test_a_file_that_cannot_be_opened(void **state)
 {
     (void)state;
@@ -214,6 +243,7 @@ int main(void)
         cmocka_unit_test(test_free_writes_the_rest_or_gives_up),
         cmocka_unit_test(test_reopen),
         cmocka_unit_test(test_a_file_that_cannot_be_opened),
+        cmocka_unit_test(test_a_file_that_cannot_be_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
