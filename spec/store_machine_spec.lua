@@ -352,6 +352,38 @@ describe("an order", function()
       assert.truthy(sum.of > 0 and sum.least >= 0)
     end)
 
+    it("credit what is missing of the price, not what came twice", function()
+      local order = paid()
+      local first = order.payment_id
+      pay(order)
+      refund_hook(order, "rfnd_SpecDouble001", order.total_paise)
+      server.eventually("recorded", function()
+        return #s:sql("SELECT 1 FROM payments WHERE status = 'refunded' AND razorpay_payment_id = '"
+          .. order.payment_id .. "'") == 1
+      end)
+      admin(order, "process")
+      assert.equal(200, admin(order, "ship", SHIP).status)
+      local function credited()
+        server.eventually("all credited", function()
+          return #s:sql "SELECT 1 FROM jobs WHERE kind = 'credit_note.issue' AND state <> 'completed'" == 0
+        end)
+        local row = s:sql("SELECT string_agg(n.amount_paise::text, ' ' ORDER BY n.number) AS amounts,"
+          .. " coalesce(sum(n.tax_paise), 0) AS tax, min(i.tax_paise) AS of FROM invoices i JOIN orders o"
+          .. " ON o.id = i.order_id LEFT JOIN credit_notes n ON n.invoice = i.number WHERE o.order_number = '"
+          .. order.number .. "'")[1]
+        return row.amounts, row.tax, row.of
+      end
+      assert.is_nil((credited()))
+      order.payment_id = first
+      refund_hook(order, "rfnd_SpecDouble002", 10000)
+      server.eventually("refunded in part", function() return axes(order):find "partially_refunded" end)
+      assert.equal("10000", (credited()))
+      refund_hook(order, "rfnd_SpecDouble003", 24900)
+      server.eventually("refunded", function() return axes(order):find "/refunded" end)
+      local amounts, tax, of = credited()
+      assert.same({ "10000 24900", of }, { amounts, tax })
+    end)
+
     it("have no gaps, whatever is undone", function()
       local calls = {}
       for i = 1, 12 do

@@ -17,15 +17,20 @@ function M.issue(tx, order_id)
   return number
 end
 
--- The oldest refund of an invoiced order that has no credit note yet, with what was credited before. Tax is split by
--- what has been given back so far, so that the notes of a full refund add up to the invoice's tax.
+-- A refund of an invoiced order that has no credit note yet, with what was credited before. No more is credited than is
+-- missing of the price (orders.refunded_paise): money that came twice and went back once is no part of it. Hence the
+-- newest refund first. Tax is split by what has been given back so far, so that the notes of a full refund add up to
+-- the invoice's tax.
 local UNCREDITED = [[
-  SELECT i.number AS invoice, r.id AS refund_id, r.amount_paise, i.total_paise, i.tax_paise,
-         (SELECT coalesce(sum(n.amount_paise), 0)::bigint FROM credit_notes n WHERE n.invoice = i.number) AS credited
-  FROM invoices i JOIN payments p ON p.order_id = i.order_id JOIN refunds r ON r.payment_id = p.id
-  WHERE i.order_id = $1::uuid AND r.status = 'processed'
+  SELECT i.number AS invoice, r.id AS refund_id, least(r.amount_paise, o.refunded_paise - c.credited) AS amount_paise,
+         i.total_paise, i.tax_paise, c.credited
+  FROM invoices i JOIN orders o ON o.id = i.order_id JOIN payments p ON p.order_id = o.id
+    JOIN refunds r ON r.payment_id = p.id
+    CROSS JOIN LATERAL (
+      SELECT coalesce(sum(n.amount_paise), 0)::bigint AS credited FROM credit_notes n WHERE n.invoice = i.number) c
+  WHERE i.order_id = $1::uuid AND r.status = 'processed' AND o.refunded_paise > c.credited
     AND NOT EXISTS (SELECT 1 FROM credit_notes n WHERE n.refund_id = r.id)
-  ORDER BY r.id LIMIT 1]]
+  ORDER BY r.id DESC LIMIT 1]]
 local CREDIT = [[
   INSERT INTO credit_notes (number, invoice, refund_id, amount_paise, tax_paise)
   VALUES ($1, $2, $3, $4::bigint, least($6::bigint, div(($5::numeric + $4) * $6, $7::bigint))
