@@ -342,6 +342,51 @@ describe("a payment", function()
         .. order.number .. "'")[1].n)
     end)
 
+    -- Razorpay has captured the first and given the second back by itself, whatever is heard first.
+    local function hear(order, of, after_one)
+      local first, second = shop.payment_id(), shop.payment_id()
+      for i, what in ipairs(of) do
+        if what == "refund" then
+          refund("processed", order, second, "rfnd_" .. second:sub(5), 34900)
+        else
+          hook("payment.captured", order, what == "first" and first or second)
+        end
+        settled()
+        if i == 1 and after_one then after_one() end
+      end
+      return first
+    end
+    local function requested(payment_id)
+      return s:sql("SELECT coalesce(sum(r.amount_paise), 0) AS n FROM refunds r JOIN payments p ON p.id = r.payment_id"
+        .. " WHERE r.status = 'requested' AND p.razorpay_payment_id = '" .. payment_id .. "'")[1].n
+    end
+    local ARRIVALS = { { "first", "second", "refund" }, { "second", "refund", "first" },
+      { "second", "first", "refund" } }
+
+    for _, arrival in ipairs(ARRIVALS) do
+      local name = table.concat(arrival, ", ")
+
+      it("once, when it came twice, heard as " .. name .. ": the order is paid", function()
+        local order = place()
+        local first = hear(order, arrival)
+        assert.equal("confirmed/paid", shop.state(s, order))
+        assert.equal(0, s:sql("SELECT refunded_paise AS n FROM orders WHERE order_number = '"
+          .. order.number .. "'")[1].n)
+        assert.equal(0, requested(first))
+      end)
+
+      it("whole, when it came twice, heard as " .. name .. ", and the order was cancelled", function()
+        local order = place()
+        local first = hear(order, arrival, function()
+          local answer = s:post("/api/orders/" .. order.number .. "/cancel",
+            { headers = { Authorization = "Order " .. order.access_token } })
+          assert.equal(200, answer.status, answer.body)
+        end)
+        assert.equal("cancelled/paid", shop.state(s, order))
+        assert.equal(34900, requested(first))
+      end)
+    end
+
     it("or not: then somebody hears of it", function()
       local order, payment_id = place(), shop.payment_id()
       hook("payment.captured", order, payment_id)

@@ -187,6 +187,26 @@ describe("a shop that asks Razorpay", function()
     becomes("confirmed/paid", captured)
   end)
 
+  it("lets an order be paid anew whose authorized payment has gone back, unless another one is on its way", function()
+    local order, other = place(), place()
+    for _, o in ipairs { order, other } do
+      o.razorpay_order_id = open(o).json.razorpay_order_id
+      o.payment_id = pay(o).razorpay_payment_id
+      shop.webhook(s, shop.payment_event("payment.authorized", o, o.payment_id))
+      becomes("pending/authorized", o)
+    end
+    s:exec("INSERT INTO payments (order_id, razorpay_payment_id, status, amount_paise) SELECT id, 'pay_SpecOnItsWay',"
+      .. " 'authorized', total_paise FROM orders WHERE order_number = '" .. other.number .. "'")
+    for _, o in ipairs { order, other } do
+      assert.equal(200, sandbox:post("/sandbox/payments/" .. o.payment_id .. "/expire", { json = {} }).status)
+      shop.webhook(s, shop.refund_event("processed", o, o.payment_id, refunds_of(o.payment_id)[1], o.total_paise))
+      server.eventually("heard of", function() return payment_state(o.payment_id) == "refunded" end)
+    end
+    assert.equal("pending/authorized", shop.state(s, other))
+    assert.equal("pending/failed", shop.state(s, order))
+    assert.equal("paid", verify(pay(open(order).json)).json.payment_status)
+  end)
+
   it("gives late money back once, however often its job runs", function()
     local order = place()
     local proof = pay(open(order).json)

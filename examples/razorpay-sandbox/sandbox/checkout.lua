@@ -130,4 +130,13 @@ function M.late(payment_id)
   return payment
 end
 
+--- An authorised payment that nobody captured in time goes back to the customer. @return the payment; nil, reason
+function M.expire(payment_id)
+  local payment = world.get().payments[payment_id]
+  if not payment then return nil, "there is no payment " .. payment_id end
+  if payment.status ~= "authorized" then return nil, "the payment is " .. payment.status end
+  M.refund(payment, payment.amount, {})
+  return payment
+end
+
 return M

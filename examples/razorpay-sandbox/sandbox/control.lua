@@ -28,6 +28,13 @@ routes:post("/payments/:id/late", {
   return payment or app.fail(422, "not_possible", why)
 end)
 
+routes:post("/payments/:id/expire", {
+  summary = "Nobody has captured it in time: the money goes back", params = { id = t.string {} },
+}, function(req)
+  local payment, why = checkout.expire(req.params.id)
+  return payment or app.fail(422, "not_possible", why)
+end)
+
 routes:post("/refunds/:id", {
   summary = "How a pending refund ends", params = { id = t.string {} },
   body = t.object { status = t.enum { "processed", "failed" } },

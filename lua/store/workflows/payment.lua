@@ -19,8 +19,9 @@ local M = {}
 -- failed < authorized: a bank's late yes follows an early no.
 local RANK = { created = 0, failed = 1, authorized = 2, captured = 3, refunded = 4 }
 
--- payment news → the payment's move
-local MOVES = { failed = "fail", authorized = "authorize", captured = "capture" }
+-- payment news → the moves of the order's money, of which the first that is possible is made
+local MOVES = { failed = { "fail" }, authorized = { "authorize" }, captured = { "capture", "capture_again" },
+  refunded = { "lapse" } }
 
 -- `status` is what everybody calls it, `order_status` the order's own axis.
 local LOCK_BY_RAZORPAY_ID = [[
@@ -67,6 +68,11 @@ local function move_order(order, name, news, last)
     { actor = news.actor, data = { payment_id = news.payment_id } }))
 end
 
+local function give_back(order, news, last)
+  append(last, refund_request.statements { payment_id = news.payment_id, amount_paise = news.amount_paise,
+    order_number = order.order_number, key = "late-" .. news.payment_id, reason = "paid after the order had ended" })
+end
+
 --- Money for an order that was given up meanwhile: sell it after all if the stock is still there, else give it back.
 -- @return string  the order's next status; statements to run are added to `last`. Yields.
 local function revive(tx, order, news, last)
@@ -75,8 +81,7 @@ local function revive(tx, order, news, last)
     move_order(order, "revive", news, last)
     return "confirmed"
   end
-  append(last, refund_request.statements { payment_id = news.payment_id, amount_paise = news.amount_paise,
-    order_number = order.order_number, key = "late-" .. news.payment_id, reason = "paid after the order had ended" })
+  give_back(order, news, last)
   return order.status
 end
 
@@ -86,6 +91,27 @@ local function confirm(tx, order, news, last)
   if not order_machine:can(order.order_status, "confirm") then return order.status end
   move_order(order, "confirm", news, last)
   return "confirmed"
+end
+
+local IS_AUTHORIZED = [[
+  SELECT EXISTS (SELECT 1 FROM payments
+    WHERE order_id = $1::uuid AND status = 'authorized' AND razorpay_payment_id <> $2)]]
+
+-- What the news does to the order's money, or nil. Yields.
+local function move_of(tx, order, news)
+  for _, move in ipairs(MOVES[news.status]) do
+    if payment_machine:can(order.payment_status, move) then
+      -- Given back before it was captured: the order can be paid anew, unless another payment is on its way.
+      return (move ~= "lapse" or not tx:value(IS_AUTHORIZED, order.id, news.payment_id)) and move or nil
+    end
+  end
+end
+
+local function move_payment(order, move, news, last)
+  append(last, payment_machine:statements(order.payment_status, order.id, move, {
+    actor = news.actor, data = { payment_id = news.payment_id, amount_paise = news.amount_paise },
+    set = move == "capture_again" and { refunded_paise = 0 } or nil,   -- this payment alone is the whole price
+  }))
 end
 
 --- What one piece of news does to its order.
@@ -103,19 +129,20 @@ function M.decide(tx, order, known, news)
     return nil, ("amount mismatch: %s %d for an order of %s %d"):format(news.currency, news.amount_paise,
       order.currency, order.total_paise)
   end
-  local last, move = { record(order, news) }, MOVES[news.status]
-  if move and payment_machine:can(order.payment_status, move) then
-    append(last, payment_machine:statements(order.payment_status, order.id, move,
-      { actor = news.actor, data = { payment_id = news.payment_id, amount_paise = news.amount_paise } }))
-    local status = news.status == "captured" and confirm(tx, order, news, last) or order.status
-    return { status = status, payment_status = payment_machine:to(move) }, last
-  end
-  if news.status == "captured" then
-    -- Paid twice by two payments: Razorpay gives the second back by itself; somebody should look.
+  local last, move, status = { record(order, news) }, move_of(tx, order, news), order.status
+  if news.status == "captured" and move ~= "capture" then
+    -- Paid twice by two payments. Razorpay gives one of them back by itself, and need not mean this one.
     log.error("second capture for an order", { order = order.order_number, payment = news.payment_id })
+    -- Somebody should look; and of an order that has ended all goes back.
+    if order_machine:can(order.order_status, "revive") then give_back(order, news, last) end
   end
-  last[#last + 1] = note(order, news, "payment.ignore")
-  return order, last
+  if not move then
+    last[#last + 1] = note(order, news, "payment.ignore")
+    return order, last
+  end
+  move_payment(order, move, news, last)
+  if move == "capture" then status = confirm(tx, order, news, last) end
+  return { status = status, payment_status = payment_machine:to(move) }, last
 end
 
 --- A customer's proof of payment from the checkout form. The signature proves authorisation; whether that is enough
