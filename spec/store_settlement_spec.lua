@@ -259,6 +259,32 @@ describe("a shop that asks Razorpay", function()
     becomes("confirmed/refunded", order)
     assert.equal(0, #s:sql("SELECT 1 FROM refunds WHERE status = 'requested'"))
   end)
+
+  it("gives back what is left when somebody gave part of it back by hand, and says so", function()
+    local order = place()
+    local proof = pay(open(order).json)
+    assert.equal("paid", verify(proof).json.payment_status)
+    refund_by_hand(proof.razorpay_payment_id, 10000)
+    local args = ('{"payment_id":"%s","amount_paise":%d,"order_number":"%s"}'):format(proof.razorpay_payment_id,
+      order.total_paise, order.number)
+    run("refund.send", args)
+    becomes("confirmed/refunded", order)
+    run("refund.send", args)   -- again changes nothing
+    server.eventually("all jobs ended", function()
+      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'refund.send' AND state <> 'completed'") == 0
+    end)
+    local found = {}
+    for _, r in ipairs(s:sql("SELECT r.idem_key, r.status, r.amount_paise FROM refunds r JOIN payments p"
+      .. " ON p.id = r.payment_id WHERE p.razorpay_payment_id = '" .. proof.razorpay_payment_id .. "'")) do
+      found[r.idem_key:match "^late.*" or "by hand"] = r.status .. " " .. r.amount_paise
+    end
+    local key = "late-" .. proof.razorpay_payment_id
+    assert.same({ ["by hand"] = "processed 10000", [key] = "failed 34900", [key .. "-rest"] = "processed 24900" },
+      found)
+    assert.equal(2, #refunds_of(proof.razorpay_payment_id))
+    assert.truthy(shop.events(s, order):find("refund.fail", 1, true))
+    assert.truthy(s:logged "a refund was refused: part of the money had gone back elsewhere")
+  end)
 end)
 
 describe("a shop whose Razorpay is slow, and opens what it is asked to", function()

@@ -44,10 +44,12 @@ local function settle(tx, order, last)
   for _, statement in ipairs(moves) do last[#last + 1] = statement end
 end
 
--- Nobody else tells the customer, and nobody repeats it: the bank has refused. In the order's history, and in the log.
-local function alert(order, refund)
-  log.error("a refund failed: give the money back by hand", { order = order.order_number, payment = refund.payment_id,
-    refund = refund.id, amount_paise = refund.amount_paise })
+--- A refund that failed, where somebody finds it: in the log, and in the order's history.
+-- @param refund table {id, payment_id, amount_paise}   id: Razorpay's, or the key of one that it refused
+-- @return statement
+function M.alert(order, refund, message)
+  log.error(message, { order = order.order_number, payment = refund.payment_id, refund = refund.id,
+    amount_paise = refund.amount_paise })
   return { [[
     INSERT INTO order_events (order_id, type, actor, data)
     VALUES ($1::uuid, 'refund.fail', 'razorpay',
@@ -77,7 +79,10 @@ function M.decide(tx, order, refund, event)
   end
   local was = event == "failed" and tx:value("SELECT status FROM refunds WHERE razorpay_refund_id = $1", refund.id)
   tx:exec(unpack(record(refund, payment.id, STATUS[event])))
-  local last = event == "failed" and was ~= "failed" and { alert(order, refund) } or {}
+  local last = {}
+  if event == "failed" and was ~= "failed" then -- the bank has refused: nobody else tells the customer or repeats it
+    last[1] = M.alert(order, refund, "a refund failed: give the money back by hand")
+  end
   settle(tx, order, last)
   return last
 end

@@ -3,6 +3,7 @@
 local app = require "chowk.app"
 local crypto = require "chowk.crypto"
 local jobs = require "chowk.jobs"
+local refunds = require "store.workflows.refund"
 
 local M = {}
 
@@ -64,6 +65,27 @@ function M.request(tx, order, request)
   tx:defer(M.statements { payment_id = p.payment_id, amount_paise = amount, order_number = order.order_number,
     key = "ask-" .. crypto.uuid(), reason = request.reason })
   return { payment_id = p.payment_id, amount_paise = amount, reason = request.reason, status = "requested" }
+end
+
+local MIN_PAISE = 100   -- Razorpay gives back no less
+local REFUSED = [[
+  UPDATE refunds SET status = 'failed', updated_at = now()
+  WHERE idem_key = $1 AND status = 'requested' AND razorpay_refund_id IS NULL RETURNING amount_paise, reason]]
+
+--- A request that Razorpay refuses, because part of the money has gone back by hand, has failed; somebody is told, and
+-- what is left is requested instead. Again, it finds nothing to do.
+-- @param tx transaction  that has locked the order; what has gone back is recorded
+-- @param order row {id, order_number}  @param request table {payment_id, key}   Yields.
+function M.replace(tx, order, request)
+  local refused = tx:one(REFUSED, request.key)
+  if not refused then return end
+  tx:defer { refunds.alert(order, { id = request.key, payment_id = request.payment_id,
+    amount_paise = refused.amount_paise }, "a refund was refused: part of the money had gone back elsewhere") }
+  local p = choose(tx:query(CAPTURED, order.id), request.payment_id)
+  local rest = p and math.min(refused.amount_paise, p.left_paise) or 0
+  if rest < MIN_PAISE then return end
+  tx:defer(M.statements { payment_id = request.payment_id, amount_paise = rest, order_number = order.order_number,
+    key = request.key .. "-rest", reason = refused.reason })
 end
 
 return M

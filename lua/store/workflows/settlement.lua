@@ -6,6 +6,7 @@ local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
 local time = require "chowk.time"
 local payment = require "store.workflows.payment"
+local refund_request = require "store.workflows.refund_request"
 local refunds = require "store.workflows.refund"
 
 local M = {}
@@ -171,17 +172,30 @@ end
 
 -- ---- refunds ------------------------------------------------------------------------------------------------
 
+-- → the status of the request that is there already
 local REQUEST = [[
-  INSERT INTO refunds (payment_id, idem_key, amount_paise, reason)
-  SELECT id, $2, $3, $4 FROM payments WHERE razorpay_payment_id = $1
-  ON CONFLICT (idem_key) DO NOTHING]]
+  WITH new AS (
+    INSERT INTO refunds (payment_id, idem_key, amount_paise, reason)
+    SELECT id, $2, $3, $4 FROM payments WHERE razorpay_payment_id = $1
+    ON CONFLICT (idem_key) DO NOTHING)
+  SELECT status FROM refunds WHERE idem_key = $2]]
 local TAKE_BACK = "DELETE FROM refunds WHERE idem_key = $1 AND razorpay_refund_id IS NULL"
 
--- Refused, because somebody gave it all back by hand?
-local function is_given_back(payment_id, key)
-  if razorpay.payments.fetch(payment_id, CALL).status ~= "refunded" then return false end
-  apply_refunds(payment_id)
-  pg.exec(TAKE_BACK, key)
+-- Refused, because somebody gave it back by hand? All of it: then there is nothing to ask for; or too much of it: then
+-- what is left.
+local function is_given_back(refund, key)
+  local p = razorpay.payments.fetch(refund.payment_id, CALL)
+  local left = p.status == "refunded" and 0 or p.amount - (tonumber(p.amount_refunded) or 0)
+  if left >= refund.amount_paise then return false end
+  apply_refunds(refund.payment_id)
+  if left == 0 then
+    pg.exec(TAKE_BACK, key)
+  else
+    pg.tx(function(tx)
+      local order = tx:all { payment.lock_order(p.order_id) }[1][1]
+      refund_request.replace(tx, order, { payment_id = refund.payment_id, key = key })
+    end)
+  end
   return true
 end
 
@@ -190,12 +204,13 @@ end
 -- @param refund table {payment_id, amount_paise, order_number, key?}   Yields. Raises what chowk.razorpay raises.
 function M.refund(refund)
   local key = refund.key or "late-" .. refund.payment_id
-  pg.exec(REQUEST, refund.payment_id, key, refund.amount_paise, "paid after the order had ended")
+  local was = pg.value(REQUEST, refund.payment_id, key, refund.amount_paise, "paid after the order had ended")
+  if was == "failed" then return end   -- what became of it is decided
   local sent, err = try(razorpay.refunds.create, refund.payment_id, { key = key, amount = refund.amount_paise,
     notes = { order = refund.order_number } })
   if sent then
     apply_refund(sent, key)
-  elseif err.code ~= "razorpay_error" or err.retryable or not is_given_back(refund.payment_id, key) then
+  elseif err.code ~= "razorpay_error" or err.retryable or not is_given_back(refund, key) then
     error(err, 0)
   end
 end
