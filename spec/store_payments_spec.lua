@@ -205,6 +205,26 @@ describe("a payment", function()
       becomes("confirmed/paid", later)
     end)
 
+    it("finds its order by the receipt, if it is for the same money", function()
+      local order = shop.place_unopened(s, { [MUG] = 1 })
+      local function paid(razorpay_order_id, amount, currency)
+        order.razorpay_order_id = razorpay_order_id
+        local opened = ('{"order":{"entity":{"id":"%s","amount":%d,"currency":"%s","receipt":"%s"}},"payment":'):format(
+          razorpay_order_id, amount, currency, order.number)
+        local body = shop.payment_event("order.paid", order, shop.payment_id()):gsub('{"payment":', opened)
+        assert.equal(200, shop.webhook(s, body, "Evt" .. razorpay_order_id).status)
+      end
+      paid("order_SpecOther00001", order.total_paise - 1, "INR")
+      paid("order_SpecOther00002", order.total_paise, "USD")
+      server.eventually("neither applied", function()
+        return #s:sql "SELECT 1 FROM webhook_events WHERE event_id LIKE 'Evtorder_SpecOther%' AND attempts > 0" == 2
+      end)
+      assert.equal("pending/unpaid", shop.state(s, order))
+      s:exec "DELETE FROM webhook_events WHERE event_id LIKE 'Evtorder_SpecOther%'"
+      paid("order_SpecOurs000001", order.total_paise, "INR")
+      becomes("confirmed/paid", order)
+    end)
+
     it("is found again when its job is gone", function()
       local order = place()
       local body = shop.payment_event("payment.captured", order, shop.payment_id())

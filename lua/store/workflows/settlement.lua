@@ -48,7 +48,8 @@ end
 --- Does an error of chowk.razorpay's say that there is no such thing? (Its id may also be one of another mode.)
 function M.is_unknown(err) return err.code == "razorpay_error" and (err.status == 400 or err.status == 404) end
 
-local ADOPT = [[
+-- Razorpay's id for the order whose number is its receipt, if it is for the same money.
+M.ADOPT = [[
   UPDATE orders SET razorpay_order_id = $1
   WHERE order_number = $2 AND razorpay_order_id IS NULL AND total_paise = $3 AND currency = $4]]
 
@@ -58,7 +59,7 @@ function M.adopt(razorpay_order_id)
   local o, err = try(razorpay.orders.fetch, razorpay_order_id, CALL)
   if err and not M.is_unknown(err) then error(err, 0) end
   if not o or type(o.receipt) ~= "string" then return false end
-  return pg.exec(ADOPT, o.id, o.receipt, o.amount, o.currency) == 1
+  return pg.exec(M.ADOPT, o.id, o.receipt, o.amount, o.currency) == 1
 end
 
 -- ---- what became of a payment -----------------------------------------------------------------------------------

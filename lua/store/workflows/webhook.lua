@@ -114,11 +114,11 @@ local function news_of(p, status)
 end
 
 --- Locks the order a payment was made for. An order opened with Razorpay just before a crash may not know its
--- Razorpay id yet; its receipt is our number.
-local function lock_order(tx, razorpay_order_id, receipt)
-  if razorpay_order_id and receipt then
-    tx:exec("UPDATE orders SET razorpay_order_id = $1 WHERE order_number = $2 AND razorpay_order_id IS NULL",
-      razorpay_order_id, receipt)
+-- Razorpay id yet; its receipt is our number, its amount ours.
+-- @param opened table|nil  Razorpay's order, if the event has it
+local function lock_order(tx, razorpay_order_id, opened)
+  if opened and is_id(opened.receipt) and is_paise(opened.amount) and text(opened.currency) then
+    tx:exec(settlement.ADOPT, razorpay_order_id, opened.receipt, opened.amount, opened.currency)
   end
   return razorpay_order_id and tx:all { payment.lock_order(razorpay_order_id) }[1][1]
 end
@@ -131,7 +131,7 @@ local function on_payment(status)
     if not is_id(order_id) or not is_id(p.id) or not is_paise(p.amount) or not text(p.currency) then
       return refuse("not a payment: it lacks an id, an amount or a currency", { is_final = true })
     end
-    local order = lock_order(tx, order_id, o and is_id(o.receipt) and o.receipt or nil)
+    local order = lock_order(tx, order_id, o)
     if not order then return refuse("unknown order " .. order_id, { order_id = order_id }) end
     local known = tx:all { payment.known(p.id) }[1][1]
     local now, last = payment.decide(tx, order, known, news_of(p, status))
