@@ -170,6 +170,23 @@ describe("an order", function()
       assert.equal(422, admin(order, "ship", {}).status)
     end)
 
+    it("needs money that is not about to go back", function()
+      local order = paid()
+      refund(order)
+      assert.same({ 409, "not_paid" }, { admin(order, "process").status, admin(order, "process").json.code })
+      s:exec("UPDATE refunds SET status = 'failed' WHERE payment_id = (SELECT id FROM payments WHERE"
+        .. " razorpay_payment_id = '" .. order.payment_id .. "')")
+      assert.equal(200, admin(order, "process").status)
+      refund(order, { amount_paise = order.total_paise - 100 })
+      refund(order, { amount_paise = 100 })
+      assert.equal("not_paid", admin(order, "ship", SHIP).json.code)
+      assert.equal("confirmed/paid/processing", axes(order))
+      local part = paid()
+      refund(part, { amount_paise = 100 })
+      assert.equal(200, admin(part, "process").status)
+      assert.equal(200, admin(part, "ship", SHIP).status)
+    end)
+
     it("is moved by one of many", function()
       stock(9)
       local order = paid { [BOTTLE] = 3 }

@@ -60,12 +60,13 @@ end
 
 local LOCK = [[
   SELECT o.id::text, o.order_number, o.state AS status, o.status AS order_status, o.payment_status,
-         o.fulfilment_status, o.coupon_code, o.version
+         o.fulfilment_status, o.coupon_code, o.total_paise, o.version
   FROM orders o WHERE o.order_number = $1]]
 
 --- Locks an order for its buyer, or for anybody if there is none.
 -- @param tx transaction  @param buyer table|nil
--- @return row {id, order_number, status, order_status, payment_status, fulfilment_status, coupon_code, version}; nil
+-- @return row {id, order_number, status, order_status, payment_status, fulfilment_status, coupon_code, total_paise,
+--   version}; nil
 function M.lock(tx, number, buyer)
   if not buyer then return tx:one(LOCK .. " FOR UPDATE", number) end
   return tx:one(LOCK .. " AND" .. IS_BUYERS .. " FOR UPDATE", number, buyer.token_hash, buyer.user_id)

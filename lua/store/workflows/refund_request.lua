@@ -42,6 +42,13 @@ function M.everything(tx, order, reason)
   return list
 end
 
+--- What is left of an order's money. @param tx transaction  that has locked the order  @return integer paise. Yields.
+function M.left(tx, order)
+  local left = 0
+  for _, p in ipairs(tx:query(CAPTURED, order.id)) do left = left + math.max(p.left_paise, 0) end
+  return left
+end
+
 -- The payment that is named, or the first of which something is left.
 local function choose(captured, payment_id)
   for _, p in ipairs(captured) do
