@@ -233,7 +233,8 @@ end)
 describe("the shop's limits", function()
   local s
   setup(function()
-    s = shop.start(server, { env = { LIMITS = "on", ADMIN_TOKEN = "spec_admin_token" },
+    s = shop.start(server, {
+      env = { LIMITS = "on", ADMIN_TOKEN = "spec_admin_token", SUPABASE_JWT_SECRET = shop.JWT_SECRET },
       config = { limit = { classes = { forged_webhooks = { limit = 3, window = "15m", key = "ip" } } } } })
   end)
   teardown(function() s:stop() end)
@@ -247,6 +248,16 @@ describe("the shop's limits", function()
     for _ = 1, 3 do assert.equal(400, hook(("0"):rep(64))) end
     assert.same({ 429, 429, 200 }, { hook(("0"):rep(64)), hook("short"), hook() })
     assert.equal(6, #s:sql("SELECT 1 FROM webhook_events"))
+  end)
+
+  it("count payments by who is signed in, and by order for guests", function()
+    local asha = shop.bearer "0b2f6a39-9a2e-4c1e-9a55-6ad0fd1b7a01"
+    local function verify(i, authorization)
+      local proof = shop.proof({ razorpay_order_id = "order_Limit" .. i }, shop.payment_id())
+      return s:post("/api/payments/verify", { json = proof, headers = { Authorization = authorization } }).status
+    end
+    for i = 1, 5 do assert.equal(404, verify(i, asha)) end
+    assert.same({ 429, 404 }, { verify(6, asha), verify(6) })
   end)
 
   it("let nobody guess the administration's token, and count it as an account", function()

@@ -30,14 +30,13 @@ describe("the migration to three axes", function()
 end)
 
 local MUG, BOTTLE = "MGCHAI-11OZ", "WBPLAIN-500"
-local JWT_SECRET = "spec_jwt_secret"
 local NOTHING = setmetatable({}, { __jsontype = "object" })   -- {}, where an empty table is written as []
 
 describe("an order", function()
   local s
   setup(function()
     s = shop.start(server, { config = { workers = 2 },
-      env = { ADMIN_TOKEN = "spec-admin", SUPABASE_JWT_SECRET = JWT_SECRET } })
+      env = { ADMIN_TOKEN = "spec-admin", SUPABASE_JWT_SECRET = shop.JWT_SECRET } })
   end)
   teardown(function() s:stop() end)
 
@@ -447,28 +446,8 @@ describe("an order", function()
   end)
 
   describe("of who signs in", function()
-    local function base64url(text)
-      local pipe = io.popen("printf %s '" .. text .. "' | openssl base64 -A | tr '+/' '-_' | tr -d '='")
-      local out = pipe:read "*a"
-      pipe:close()
-      return out
-    end
-    local function hmac_base64url(secret, text)
-      local pipe = io.popen("printf %s '" .. text .. "' | openssl dgst -sha256 -hmac '" .. secret
-        .. "' -binary | openssl base64 -A | tr '+/' '-_' | tr -d '='")
-      local out = pipe:read "*a"
-      pipe:close()
-      return out
-    end
     local ASHA, DIYA = "0b2f6a39-9a2e-4c1e-9a55-6ad0fd1b7a01", "7c1e4c80-51f5-4f4b-8a61-3f2b0f5b9d02"
-    local function token(sub, more, secret, header)
-      more = more or {}
-      local claims = ('{"sub":"%s","aud":"%s","role":"%s","exp":%d,"email":"%s"}'):format(sub,
-        more.aud or "authenticated", more.role or "authenticated", more.exp or os.time() + 600,
-        more.email or "asha@example.in")
-      local signed = base64url(header or '{"alg":"HS256","typ":"JWT"}') .. "." .. base64url(claims)
-      return "Bearer " .. signed .. "." .. hmac_base64url(secret or JWT_SECRET, signed)
-    end
+    local token = shop.bearer
     local function as(authorization) return { headers = { Authorization = authorization } } end
     local function order_as(authorization)
       local call = shop.order_call { [MUG] = 1 }
@@ -490,6 +469,20 @@ describe("an order", function()
       assert.equal(404, s:get("/api/orders/" .. hers, as(asha)).status)
       assert.equal(404, s:post("/api/orders/" .. hers .. "/cancel", as(asha)).status)
       assert.equal("cancelled", s:post("/api/orders/" .. hers .. "/cancel", as(diya)).json.status)
+    end)
+
+    it("is paid by its owner, without the order's token", function()
+      local asha = token(ASHA)
+      local order = order_as(asha).json
+      s:exec("UPDATE orders SET razorpay_order_id = 'order_SpecSignedIn01' WHERE order_number = '"
+        .. order.number .. "'")
+      local function open(authorization)
+        return s:post("/api/orders/" .. order.number .. "/payment", as(authorization))
+      end
+      assert.equal("order_SpecSignedIn01", open(asha).json.razorpay_order_id)
+      assert.equal("order_SpecSignedIn01", open("Order " .. order.access_token).json.razorpay_order_id)
+      assert.equal(404, open(token(DIYA, { email = "diya@example.in" })).status)
+      assert.equal(404, open().status)
     end)
 
     it("is not with a token that is not valid", function()

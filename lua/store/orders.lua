@@ -47,6 +47,13 @@ local function page(sql, filter, ...)
     cursor = filter.cursor }, ...)
 end
 
+--- What opening an order's payment takes, for its buyer. @return row, or nil
+function M.to_pay(number, buyer)
+  return pg.one([[
+    SELECT o.id::text, o.order_number, o.total_paise, o.currency, o.status, o.payment_status, o.razorpay_order_id
+    FROM orders o WHERE o.order_number = $1 AND]] .. IS_BUYERS, number, buyer.token_hash, buyer.user_id)
+end
+
 --- A page of a user's orders. @param filter table {limit, cursor?}  @return raw JSON {items, next_cursor}
 function M.of_user(user_id, filter)
   return page(BRIEF .. " WHERE o.user_id = $1::uuid", filter, user_id)

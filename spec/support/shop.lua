@@ -3,6 +3,7 @@ local M = {}
 
 M.KEY_SECRET = "spec_key_secret"
 M.WEBHOOK_SECRET = "spec_webhook_secret"
+M.JWT_SECRET = "spec_jwt_secret"   -- SUPABASE_JWT_SECRET, for specs whose buyers sign in
 
 local serial = 0
 local function next_serial()
@@ -105,6 +106,27 @@ end
 function M.webhook(s, body, event_id, signature)
   local call = M.webhook_call(body, event_id, signature)
   return s:request(call[1], call[2], call[3])
+end
+
+local function output_of(command)
+  local pipe = io.popen(command)
+  local out = pipe:read "*a"
+  pipe:close()
+  return out
+end
+
+local BASE64URL = " | openssl base64 -A | tr '+/' '-_' | tr -d '='"
+
+--- The Authorization of a user who has signed in. @param more table|nil {aud, role, exp, email}
+function M.bearer(sub, more, secret, header)
+  more = more or {}
+  local claims = ('{"sub":"%s","aud":"%s","role":"%s","exp":%d,"email":"%s"}'):format(sub,
+    more.aud or "authenticated", more.role or "authenticated", more.exp or os.time() + 600,
+    more.email or "asha@example.in")
+  local function base64url(text) return output_of("printf %s '" .. text .. "'" .. BASE64URL) end
+  local signed = base64url(header or '{"alg":"HS256","typ":"JWT"}') .. "." .. base64url(claims)
+  return "Bearer " .. signed .. "." .. output_of(("printf %%s '%s' | openssl dgst -sha256 -hmac '%s' -binary"):format(
+    signed, secret or M.JWT_SECRET) .. BASE64URL)
 end
 
 --- Order and payment state as the database has it: "confirmed/paid".

@@ -2,7 +2,7 @@
 local app = require "chowk.app"
 local log = require "chowk.log"
 local t = require "chowk.schema"
-local guest_token = require "store.guest_token"
+local buyer = require "store.buyer"
 local payment = require "store.workflows.payment"
 local settlement = require "store.workflows.settlement"
 
@@ -12,6 +12,7 @@ local CONFIRM_S = 4   -- so long a customer waits for Razorpay; after that the w
 
 routes:post("/api/payments/verify", {
   summary = "Prove a payment with the checkout's signature", limit = "payments",
+  auth = buyer.anybody,   -- whose tries are counted
   body = t.object {
     razorpay_order_id = t.string { max = 64, pattern = "^[%w_]+$" },
     razorpay_payment_id = t.string { max = 64, pattern = "^[%w_]+$" },
@@ -32,11 +33,10 @@ end)
 
 --- Opens the order at Razorpay: what Checkout needs. The same answer however often it is asked.
 routes:post("/api/orders/:number/payment", {
-  summary = "Open a payment for an order (Authorization: Order <token>)", limit = "order_payments", deadline = "45s",
+  summary = "Open a payment for an order, for its buyer", limit = "order_payments", deadline = "45s",
+  auth = buyer.owner, params = { number = t.string { max = 64 } },
 }, function(req)
-  local number, hash = req.params.number:match("^[%w-]+$"), guest_token.hash_from(req)
-  if not number or not hash then app.fail(404, "order_not_found", "There is no such order.") end
-  local opened, why = settlement.open(number, hash)
+  local opened, why = settlement.open(req.params.number, req.user)
   if why then app.fail(409, "nothing_to_pay", "The order is " .. why .. ".") end
   return opened or app.fail(404, "order_not_found", "There is no such order.")
 end)

@@ -5,6 +5,7 @@ local log = require "chowk.log"
 local pg = require "chowk.pg"
 local razorpay = require "chowk.razorpay"
 local time = require "chowk.time"
+local orders = require "store.orders"
 local payment = require "store.workflows.payment"
 local refund_request = require "store.workflows.refund_request"
 local refunds = require "store.workflows.refund"
@@ -25,13 +26,11 @@ local OPENED = [[
   RETURNING razorpay_order_id]]
 
 --- Razorpay's order for one of ours, opened the first time.
--- @param number string  @param token_hash string
+-- @param number string  @param buyer table  (store/buyer.lua)
 -- @return table {razorpay_order_id, amount_paise, currency, key_id}; nil: no such order, or not yours; or nil, the
 --   payment_status that leaves nothing to pay. Yields. Raises what chowk.razorpay raises.
-function M.open(number, token_hash)
-  local order = pg.one([[
-    SELECT id::text, order_number, total_paise, currency, status, payment_status, razorpay_order_id FROM orders
-    WHERE order_number = $1 AND access_token_hash = decode($2, 'hex')]], number, token_hash)
+function M.open(number, buyer)
+  local order = orders.to_pay(number, buyer)
   if not order then return nil end
   local is_open = order.status == "pending" and (order.payment_status == "unpaid" or order.payment_status == "failed")
   if not is_open then return nil, order.payment_status end
