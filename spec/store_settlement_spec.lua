@@ -150,6 +150,20 @@ describe("a shop that asks Razorpay", function()
     assert.equal("pending/unpaid", shop.state(s, whole))   -- nothing to ship
   end)
 
+  it("expires what needs no answer of Razorpay's before what does", function()
+    local lost, unpaid = place(), place()
+    open(lost)
+    s:exec("UPDATE orders SET payment_status = 'authorized', expires_at = now() - interval '6 days',"
+      .. " updated_at = now() - interval '6 days' WHERE order_number = '" .. lost.number .. "'")
+    s:exec("UPDATE orders SET expires_at = now() - interval '1 minute' WHERE order_number = '" .. unpaid.number .. "'")
+    run("order.expire", "{}")
+    becomes("expired/failed", lost)
+    assert.same({ { number = unpaid.number }, { number = lost.number } }, s:sql(([[
+      SELECT o.order_number AS number FROM order_events e JOIN orders o ON o.id = e.order_id
+      WHERE e.type = 'order.expire' AND o.order_number IN ('%s', '%s') ORDER BY e.id]])
+      :format(lost.number, unpaid.number)))
+  end)
+
   it("knows an order by its receipt when a webhook names one it has not heard of", function()
     local order = place()
     local opened = open(order).json
@@ -342,6 +356,22 @@ describe("a shop whose Razorpay is slow, and opens what it is asked to", functio
     s:exec("UPDATE orders SET razorpay_order_id = NULL WHERE order_number = '" .. order.number .. "'")
     assert.equal(200, s:request(unpack(call)).status)
     assert.equal(before, n_orders())
+  end)
+
+  -- Without a limit of its own a call takes longer than a job may: 4 times 20 s.
+  it("ends its run over orders that stayed authorized", function()
+    local order = place()
+    assert.equal(200, s:request(unpack(opening(order))).status)
+    s:exec("UPDATE orders SET payment_status = 'authorized', expires_at = now() - interval '6 days',"
+      .. " updated_at = now() - interval '6 days' WHERE order_number = '" .. order.number .. "'")
+    sandbox:post("/sandbox/behave", { json = { fail = { path = "/payments", times = 1000, how = "hang" } } })
+    s:exec [[INSERT INTO jobs (kind, args) VALUES ('order.expire', '{"by":"spec"}')]]
+    server.eventually("the run to end", function()
+      return #s:sql "SELECT 1 FROM jobs WHERE args->>'by' = 'spec' AND state = 'completed'" == 1
+    end, 50)
+    assert.equal("pending/authorized", shop.state(s, order))
+    assert.truthy(s:logged "an order cannot be expired")
+    sandbox:post("/sandbox/behave", { json = { fail = { path = "/payments", times = 0, how = "hang" } } })
   end)
 
   it("says authorized, and does not wait for it until nobody waits any more", function()
