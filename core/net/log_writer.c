@@ -41,7 +41,22 @@ struct log_writer {
     size_t n_writing; /* writing.len, for who fills */
     uint64_t n_dropped;
     bool is_waiting, wants_reopen, is_stopped;
+    bool has_ended, is_orphan; /* the thread's end; its owner gave up waiting for it, and the thread frees all */
 };
+
+static void destroy(struct log_writer *writer)
+{
+    if (writer->path)
+        close(writer->fd);
+    pthread_cond_destroy(&writer->has_work);
+    pthread_cond_destroy(&writer->must_hurry);
+    pthread_mutex_destroy(&writer->mutex);
+    buf_free(&writer->filling);
+    buf_free(&writer->writing);
+    free(writer->path);
+    writer->magic = 0;
+    free(writer);
+}
 
 /* ---- on the thread ------------------------------------------------------------------------------------------- */
 
@@ -194,6 +209,12 @@ static void *run_thread(void *data)
             reopen(writer);
         (void)nap(writer, NAP_MS);
     }
+    pthread_mutex_lock(&writer->mutex);
+    writer->has_ended = true;
+    bool is_orphan = writer->is_orphan;
+    pthread_mutex_unlock(&writer->mutex);
+    if (is_orphan)
+        destroy(writer);
     return NULL;
 }
 
@@ -288,18 +309,24 @@ bool log_writer_drain(struct log_writer *writer, uint32_t max_ms)
     return true;
 }
 
-/* It may be stuck in a write for ever: then its memory stays with it. */
+/* It may be stuck in a write for ever: then all of it is left to the thread. */
 static bool end_thread(struct log_writer *writer, uint32_t max_ms)
 {
+    pthread_t thread = writer->thread;
     pthread_mutex_lock(&writer->mutex);
     writer->is_stopped = true;
     pthread_cond_signal(&writer->has_work);
     pthread_cond_signal(&writer->must_hurry);
     pthread_mutex_unlock(&writer->mutex);
     struct timespec until = in_ms(max_ms);
-    if (!writer->has_thread || pthread_clockjoin_np(writer->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
+    if (!writer->has_thread || pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until) == 0)
         return true;
-    pthread_detach(writer->thread);
+    pthread_mutex_lock(&writer->mutex);
+    bool is_orphan = writer->is_orphan = !writer->has_ended;
+    pthread_mutex_unlock(&writer->mutex);
+    if (!is_orphan)
+        return pthread_join(thread, NULL) == 0;
+    pthread_detach(thread);
     return false;
 }
 
@@ -308,16 +335,6 @@ void log_writer_free(struct log_writer *writer, uint32_t max_ms)
     if (!writer)
         return;
     CHECK_OBJ(writer, LOG_WRITER_MAGIC);
-    if (!end_thread(writer, max_ms))
-        return;
-    if (writer->path)
-        close(writer->fd);
-    pthread_cond_destroy(&writer->has_work);
-    pthread_cond_destroy(&writer->must_hurry);
-    pthread_mutex_destroy(&writer->mutex);
-    buf_free(&writer->filling);
-    buf_free(&writer->writing);
-    free(writer->path);
-    writer->magic = 0;
-    free(writer);
+    if (end_thread(writer, max_ms))
+        destroy(writer);
 }

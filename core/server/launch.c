@@ -9,12 +9,20 @@
 
 /* Once per process, like the argument vector it copies (cli.c shifts the original). */
 static struct {
-    const char **argv;
+    char **argv;
     char dir[PATH_MAX];
 } launch;
 
+static void forget(void)
+{
+    for (int i = 0; launch.argv && launch.argv[i]; i++)
+        free(launch.argv[i]);
+    free(launch.argv);
+}
+
 void launch_remember(int argc, char **argv)
 {
+    forget();
     launch.argv = xalloc(((size_t)argc + 1) * sizeof(char *));
     for (int i = 0; i < argc; i++)
         launch.argv[i] = xstrndup(argv[i], strlen(argv[i]));
@@ -55,7 +63,7 @@ enum status launch_path(char *out, size_t size, struct err *err)
 
 const char *const *launch_argv(void)
 {
-    return launch.argv;
+    return (const char *const *)launch.argv;
 }
 
 const char *launch_dir(void)
