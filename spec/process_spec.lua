@@ -82,6 +82,9 @@ describe("processes", function()
   local function serving(dir, command, admin)
     local s = start(dir, server.free_port(), command, admin)
     server.eventually("first answer", function() return get(s.port, "/") == "200" or not is_alive(s.pid) end)
+    server.eventually("all workers", function() -- a death before that ends the start
+      return command == "dev" or s.log():find('"msg":"serving"', 1, true) or not is_alive(s.pid)
+    end)
     assert.truthy(is_alive(s.pid), s.log())
     return s
   end
