@@ -6,7 +6,10 @@
 
 #include "server/process_stats.h"
 
-enum { WALL_FACTOR = 10 }; /* however long it waited for a core */
+enum {
+    WALL_FACTOR = 10, /* however long it waited for a core */
+    SHARE_FACTOR = 4  /* a quarter of a core is a good part */
+};
 
 struct watch {
     uint32_t pid;
@@ -51,12 +54,16 @@ static void describe(const struct scoreboard_slot *slot, const struct scoreboard
     buf_free(&frames);
 }
 
-/* Of the time it stands still, what it waited for a core does not count. */
+/* Of the time it stands still, what it waited for a core does not count, unless it had a good part of one all the same:
+ * who shares a busy machine's cores and does not come back is stuck. */
 static uint64_t counted_ms(const struct watchdog *watchdog, const struct watch *watch)
 {
     uint64_t waited_us = watchdog->opts.waited_us(watch->pid), least_ms = watch->still_ms / WALL_FACTOR;
     uint64_t waited_ms = waited_us > watch->waited_us ? (waited_us - watch->waited_us) / 1000 : 0;
-    return watch->still_ms > least_ms + waited_ms ? watch->still_ms - waited_ms : least_ms;
+    uint64_t ran_ms = watch->still_ms > waited_ms ? watch->still_ms - waited_ms : 0;
+    if (ran_ms >= watch->still_ms / SHARE_FACTOR)
+        return watch->still_ms;
+    return ran_ms > least_ms ? ran_ms : least_ms;
 }
 
 /* Asks each tick; the answer is written by the process's own signal handler. */

@@ -3,9 +3,10 @@
  * after its birth, is asked where it is (script/where.h) and given up: the supervisor kills and replaces it.
  *
  * Time counts in which the process could have turned: not the master's own lateness, nor a suspended machine (a tick
- * counts as one tick, however late it comes), nor time in which the process waited for a core of a busy machine. What
- * remains is CPU time burnt and time blocked in a call: the guard on what one request may take of a worker. Where the
- * kernel does not say how long a process waited, and always after ten times the limit, it is wall-clock time. */
+ * counts as one tick, however late it comes), nor time in which the process waited for a core of a busy machine, as
+ * long as it had less than a quarter of one. What remains is CPU time burnt and time blocked in a call: the guard on
+ * what one request may take of a worker. Where the kernel does not say how long a process waited, and always after ten
+ * times the limit, it is wall-clock time. */
 #pragma once
 
 #include "server/scoreboard.h"

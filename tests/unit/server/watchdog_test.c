@@ -147,6 +147,16 @@ static void test_waiting_for_a_core_does_not_count(void **state)
     assert_int_equal(rig->n_stalled, 1);
 }
 
+static void test_half_a_core_is_enough_to_be_stuck(void **state)
+{
+    struct rig *rig = *state;
+    for (int i = 0; rig->n_stalled == 0; i++) {
+        assert_true(i * WATCHDOG_TICK_MS <= STALL_MS + WATCHDOG_ASK_MS + WATCHDOG_TICK_MS);
+        waited_us += WATCHDOG_TICK_MS * 500;
+        pass(rig, WATCHDOG_TICK_MS);
+    }
+}
+
 static void test_ten_times_the_limit_is_enough(void **state)
 {
     struct rig *rig = *state;
@@ -243,6 +253,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_late_then_stalled_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_masters_own_lateness_is_not_theirs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waiting_for_a_core_does_not_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_half_a_core_is_enough_to_be_stuck, setup, teardown),
         cmocka_unit_test_setup_teardown(test_ten_times_the_limit_is_enough, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_start_has_a_limit_of_its_own, setup, teardown),
         cmocka_unit_test_setup_teardown(test_an_answer_is_to_one_stall, setup, teardown),
