@@ -202,9 +202,11 @@ function Server:log() return read(self.log_file) or "" end
 function Server:logged(text)
   return (pcall(M.eventually, text, function() return self:log():find(text, 1, true) end))
 end
-function Server:is_alive() -- a zombie nobody has reaped yet is not alive
+-- A zombie nobody has reaped yet is not alive, once its other threads, which hold its descriptors, have ended too.
+function Server:is_alive()
   local status = read("/proc/" .. self.pid .. "/status")
-  return status ~= nil and not status:find("\nState:%s+Z")
+  if not status then return false end
+  return not status:find("\nState:%s+Z") or tonumber(status:match "\nThreads:%s+(%d+)") > 1
 end
 function Server:kill(signal) M.sh("kill -" .. (signal or "TERM") .. " " .. self.pid) end
 
