@@ -153,7 +153,12 @@ describe("chowk.limit, otherwise", function()
     local s = start { workers = 4, admin = "127.0.0.1:" .. admin }
     finally(function() s:stop() end)
     assert.truthy(holder.die(s, "chowk-limit") >= 64)
-    assert.same({ [200] = 100, [429] = 300 }, statuses(s:parallel(gets("/exact", 400)))) -- empty, and exact again
+    -- Empty, and exact again, but for who found a lock taken for longer than he may wait, on a busy machine.
+    local got = statuses(s:parallel(gets("/exact", 400)))
+    server.eventually("an account of every answer", function()
+      local n_passed = metrics(admin)("limit_store_failures_total", { store = "memory" }) or 0
+      return got[200] >= 100 and got[200] <= 100 + n_passed and got[200] + got[429] == 400
+    end)
     server.eventually("the figure", function() return metrics(admin)("limit_orphaned_total") >= 1 end)
     local held = holder.stop(s, "chowk-limit")
     assert.truthy(held.n_locks >= 64)
