@@ -4,6 +4,9 @@
  * time when half of the room that was left has gone: a few long collections instead of failing requests. */
 #include "script/heap.h"
 
+#include <string.h>
+
+enum { KEEP_BYTES = 256 * 1024 }; /* of a size: the garbage of a collector's cycle, not of the worst hour */
 enum { PAUSE = 200, STEP = 200, HURRIED_PAUSE = 110, HURRIED_STEP = 400 }; /* the first two: LuaJIT's defaults */
 
 static void stay_calm_within(struct heap *heap, size_t from, size_t to)
@@ -27,28 +30,110 @@ void heap_withdraw(struct heap *heap)
     heap->share = &heap->alone;
 }
 
+/* ---- blocks --------------------------------------------------------------------------------------------------- */
+
+static size_t index_of(size_t size)
+{
+    return (size + HEAP_HEAD + HEAP_STEP - 1) / HEAP_STEP;
+}
+
+static size_t size_at(size_t index)
+{
+    return index * HEAP_STEP - HEAP_HEAD;
+}
+
+static void *take(struct heap *heap, size_t size)
+{
+    size_t i = index_of(size);
+    if (i >= HEAP_SIZES)
+        return heap->alloc(heap->alloc_ud, NULL, 0, size);
+    struct heap_kept *kept = &heap->kept[i];
+    struct heap_block *block = kept->first;
+    if (!block)
+        return heap->alloc(heap->alloc_ud, NULL, 0, size_at(i));
+    kept->first = block->next;
+    kept->n--;
+    return block;
+}
+
+static void give(struct heap *heap, void *ptr, size_t size)
+{
+    size_t i = index_of(size);
+    struct heap_block *block = ptr;
+    if (i >= HEAP_SIZES || heap->kept[i].n * i >= KEEP_BYTES / HEAP_STEP) {
+        (void)heap->alloc(heap->alloc_ud, block, size, 0);
+        return;
+    }
+    struct heap_kept *kept = &heap->kept[i];
+    block->next = kept->first;
+    kept->first = block;
+    kept->n++;
+}
+
+static void *resize(struct heap *heap, void *block, size_t old_size, size_t new_size)
+{
+    size_t from = index_of(old_size), to = index_of(new_size);
+    if (from >= HEAP_SIZES && to >= HEAP_SIZES)
+        return heap->alloc(heap->alloc_ud, block, old_size, new_size);
+    if (from == to)
+        return block;
+    void *other = take(heap, new_size);
+    if (!other)
+        return NULL;
+    memcpy(other, block, old_size < new_size ? old_size : new_size);
+    give(heap, block, old_size);
+    return other;
+}
+
+void heap_trim(struct heap *heap)
+{
+    for (size_t i = 1; i < HEAP_SIZES; i++) {
+        struct heap_kept *kept = &heap->kept[i];
+        for (struct heap_block *block; (block = kept->first) != NULL; kept->n--) {
+            kept->first = block->next;
+            (void)heap->alloc(heap->alloc_ud, block, size_at(i), 0);
+        }
+    }
+}
+
+/* May it hold `more` bytes than it does? */
+static inline bool admits(struct heap *heap, size_t more)
+{
+    if (heap->refuses && heap->refuses(heap, more))
+        return false;
+    if (heap->bytes + more <= heap->limit)
+        return true;
+    heap->has_refused = true;
+    return false;
+}
+
 void *heap_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
 {
     struct heap *heap = ud;
-    size_t bytes = heap->bytes - old_size + new_size;
-    if (heap->refuses && new_size > old_size && heap->refuses(heap, new_size - old_size))
-        return NULL;
-    if (bytes > heap->limit && new_size > old_size) {
-        heap->has_refused = true;
+    if (new_size == 0) {
+        heap->bytes -= old_size;
+        if (ptr)
+            give(heap, ptr, old_size);
         return NULL;
     }
-    void *block = heap->alloc(heap->alloc_ud, ptr, old_size, new_size);
-    if (block || new_size == 0)
-        heap->bytes = bytes;
+    if (new_size > old_size && !admits(heap, new_size - old_size))
+        return NULL;
+    void *block = ptr ? resize(heap, ptr, old_size, new_size) : take(heap, new_size);
+    if (block)
+        heap->bytes += new_size - old_size;
     return block;
 }
+
+/* ---- the cap -------------------------------------------------------------------------------------------------- */
 
 void heap_relieve(struct heap *heap, lua_State *L)
 {
     size_t room = heap_room(heap), quarter = room / 4;
     heap->judged = room;
-    if (heap->has_refused || heap->bytes > 3 * quarter)
+    if (heap->has_refused || heap->bytes > 3 * quarter) {
         lua_gc(L, LUA_GCCOLLECT, 0);
+        heap_trim(heap);
+    }
     heap->has_refused = false;
     bool is_tight = heap->bytes > quarter;
     lua_gc(L, LUA_GCSETPAUSE, is_tight ? HURRIED_PAUSE : PAUSE);

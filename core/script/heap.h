@@ -12,6 +12,22 @@
 
 #include "base/base.h"
 
+/* Freed blocks are kept by size, for the next value of that size: most of what a request makes and leaves is small, and
+ * general allocators split and join blocks in between. The sizes are those that malloc rounds to anyway. */
+enum {
+    HEAP_STEP = 16,
+    HEAP_HEAD = 8, /* malloc's own, per block */
+    HEAP_SIZES = 129,
+    HEAP_LARGEST = (HEAP_SIZES - 1) * HEAP_STEP - HEAP_HEAD
+};
+
+struct heap_kept {
+    struct heap_block { /* at the block's own beginning */
+        struct heap_block *next;
+    } * first;
+    unsigned n;
+};
+
 struct heap_share { /* between the VMs of one worker; the loop's own */
     size_t bytes;   /* held after the last resume of each */
 };
@@ -27,12 +43,14 @@ struct heap {
     size_t calm_from, calm; /* heap_settle has nothing to do while bytes is in calm_from … calm_from + calm */
     bool has_refused;       /* since the last heap_settle */
     bool (*refuses)(struct heap *heap, size_t more); /* asked first: a guard on code that is loaded; NULL: none */
+    struct heap_kept kept[HEAP_SIZES];               /* they do not count in bytes; 256 KiB of each size at most */
 };
 
 /* `share` is borrowed until heap_withdraw; NULL: none. */
 void heap_create(struct heap *heap, size_t cap /* bytes; 0 = none */, struct heap_share *share);
 void heap_withdraw(struct heap *heap); /* it runs no more: what it holds is about to be freed */
 void *heap_alloc(void *ud /* struct heap */, void *ptr, size_t old_size, size_t new_size); /* a lua_Alloc */
+void heap_trim(struct heap *heap);                                                         /* gives back what is kept */
 
 /* What this one may hold. */
 static inline size_t heap_room(const struct heap *heap)

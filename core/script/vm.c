@@ -47,6 +47,7 @@ static void open_state(struct vm *vm)
 static void close_state(struct vm *vm)
 {
     lua_close(vm->L);
+    heap_trim(&vm->heap);
 }
 #else
 /* LuaJIT's own allocator is faster than malloc, but it must be the one in place when the state is closed. The collector

@@ -143,6 +143,92 @@ static void test_the_core_is_never_refused(void **state)
     fixture_unload(&f);
 }
 
+/* ---- blocks by size ------------------------------------------------------------------------------------------- */
+
+static size_t n_made, n_freed;
+
+static void *count_alloc(void *ud, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)ud, (void)old_size;
+    n_made += !ptr && new_size > 0;
+    n_freed += ptr && new_size == 0;
+    if (new_size > 0)
+        return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+static struct heap counted(void)
+{
+    struct heap heap;
+    heap_create(&heap, 0, NULL);
+    heap.alloc = count_alloc;
+    n_made = n_freed = 0;
+    return heap;
+}
+
+static void *filled(struct heap *heap, size_t size)
+{
+    char *block = heap_alloc(heap, NULL, 0, size);
+    memset(block, (int)(size & 0x7F), size);
+    return block;
+}
+
+static void test_a_freed_block_is_the_next_of_its_size(void **state)
+{
+    (void)state;
+    struct heap heap = counted();
+    for (size_t size = 1; size <= 3000; size++) {
+        void *block = filled(&heap, size);
+        assert_int_equal(heap.bytes, size);
+        heap_alloc(&heap, block, size, 0);
+        assert_int_equal(heap.bytes, 0);
+        if (size <= HEAP_LARGEST)
+            assert_ptr_equal(block, filled(&heap, size)), heap_alloc(&heap, block, size, 0);
+    }
+    size_t n_large = 3000 - HEAP_LARGEST;
+    assert_int_equal(n_made, HEAP_SIZES - 1 + n_large); /* one of each size: the rest was there already */
+    assert_int_equal(n_freed, n_large);
+    heap_trim(&heap);
+    assert_int_equal(n_freed, n_made);
+}
+
+/* From any size to any: what was in it stays, and every byte of the new size is there (ASan looks). */
+static void test_resizing_keeps_the_bytes(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 8, 9, 24, 25, 40, 500, HEAP_LARGEST, HEAP_LARGEST + 1, 5000};
+    struct heap heap = counted();
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        for (size_t j = 0; j < ARRAY_LEN(sizes); j++) {
+            size_t from = sizes[i], to = sizes[j];
+            char *block = heap_alloc(&heap, filled(&heap, from), from, to);
+            for (size_t k = 0; k < from && k < to; k++)
+                assert_int_equal(block[k], from & 0x7F);
+            memset(block, 0, to);
+            assert_int_equal(heap.bytes, to);
+            heap_alloc(&heap, block, to, 0);
+        }
+    }
+    heap_trim(&heap);
+    assert_int_equal(n_freed, n_made);
+}
+
+static void test_what_is_kept_is_bounded(void **state)
+{
+    enum { N = 5000, SIZE = 1000 };
+    (void)state;
+    static void *blocks[N];
+    struct heap heap = counted();
+    for (int i = 0; i < N; i++)
+        blocks[i] = filled(&heap, SIZE);
+    for (int i = 0; i < N; i++)
+        heap_alloc(&heap, blocks[i], SIZE, 0);
+    assert_in_range((n_made - n_freed) * SIZE, 200 << 10, 256 << 10);
+    heap_trim(&heap);
+    assert_int_equal(n_freed, n_made);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -152,6 +238,9 @@ int main(void)
         cmocka_unit_test(test_one_cap_for_all_generations),
         cmocka_unit_test(test_no_cap),
         cmocka_unit_test(test_the_core_is_never_refused),
+        cmocka_unit_test(test_a_freed_block_is_the_next_of_its_size),
+        cmocka_unit_test(test_resizing_keeps_the_bytes),
+        cmocka_unit_test(test_what_is_kept_is_bounded),
     };
     log_open(open("/dev/null", O_WRONLY), LOG_ERROR, false, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
