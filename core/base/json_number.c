@@ -29,13 +29,18 @@ static inline bool is_digit(const struct json_reader *r)
 
 static void take_digits(struct json_reader *r, struct number *n)
 {
-    for (; is_digit(r); r->p++) {
-        int digit = *r->p - '0';
-        if (digit == 0 && n->n_digits == 0) /* leading zeros, of 0.005 */
-            continue;
-        if (n->n_digits++ < 18)
-            n->digits = n->digits * 10 + (uint64_t)digit;
+    const char *p = r->p;
+    while (n->n_digits == 0 && p < r->end && *p == '0') /* leading zeros, of 0.005 */
+        p++;
+    const char *first = p;
+    uint64_t digits = n->digits;
+    for (int n_digits = n->n_digits; p < r->end && *p >= '0' && *p <= '9'; p++) {
+        if (n_digits++ < 18)
+            digits = digits * 10 + (uint64_t)(*p - '0');
     }
+    n->n_digits += (int)(p - first);
+    n->digits = digits;
+    r->p = p;
 }
 
 static enum status take_fraction(struct json_reader *r, struct number *n)

@@ -71,10 +71,9 @@ static void names_push(struct json_reader *r, struct slice text)
 {
     struct json_names *names = r->names;
     if (names->len == names->cap) {
-        size_t cap = names->cap ? names->cap * 2 : 2 * SMALL_OBJECT;
+        size_t cap = names->cap * 2;
         struct name *grown = arena_alloc(r->arena, cap * sizeof *grown);
-        if (names->len > 0)
-            memcpy(grown, names->items, names->len * sizeof *grown);
+        memcpy(grown, names->items, names->len * sizeof *grown);
         names->items = grown;
         names->cap = cap;
     }
@@ -289,7 +288,8 @@ enum status json_read(struct slice text, const struct json_limits *limits, const
                       struct arena *arena, struct err *err)
 {
     static const struct json_events no_events;
-    struct json_names names = {0};
+    struct name first_names[SMALL_OBJECT]; /* most texts have no more open at a time */
+    struct json_names names = {.items = first_names, .cap = ARRAY_LEN(first_names)};
     struct json_reader r = {
         .p = text.len ? text.ptr : "",
         .arena = arena,

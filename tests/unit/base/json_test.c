@@ -394,14 +394,46 @@ static void test_long_strings(void **state)
     }
 }
 
+/* Every byte at every place of a string, around the widths in which strings are scanned: what ends it, what is refused
+ * (and where), what stands for itself. */
+static void test_every_byte_at_every_place(void **state)
+{
+    enum { LONGEST = 40 };
+    (void)state;
+    for (size_t len = 1; len <= LONGEST; len++) {
+        for (size_t at = 0; at < len; at++) {
+            for (unsigned c = 0; c < 256; c++) {
+                char text[LONGEST + 4], want[64];
+                struct err err = {0};
+                memset(text, 'a', sizeof text);
+                text[0] = text[len + 1] = '"';
+                text[at + 1] = (char)c;
+                bool is_plain = c >= 0x20 && c < 0x80 && c != '"' && c != '\\';
+                enum status rc = read_exactly(slice_of(text, len + 2), NULL, NULL, NULL, &err);
+                assert_int_equal(rc, is_plain ? OK : ERR);
+                size_t place = at + 2 + (c == '"'); /* the byte after the early end */
+                snprintf(want, sizeof want, "line 1 column %zu: ", place);
+                if (!is_plain && c != '\\' && strncmp(err.message, want, strlen(want)) != 0)
+                    fail_msg("byte %u at %zu of %zu: %s", c, at, len, err.message);
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accepts),         cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_cut_and_damaged), cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_key_caps),        cmocka_unit_test(test_duplicates_at_every_size),
-        cmocka_unit_test(test_number_length),   cmocka_unit_test(test_a_callback_stops_the_read),
-        cmocka_unit_test(test_some_callbacks),  cmocka_unit_test(test_place_of_an_error),
+        cmocka_unit_test(test_every_byte_at_every_place),
+        cmocka_unit_test(test_accepts),
+        cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_cut_and_damaged),
+        cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_key_caps),
+        cmocka_unit_test(test_duplicates_at_every_size),
+        cmocka_unit_test(test_number_length),
+        cmocka_unit_test(test_a_callback_stops_the_read),
+        cmocka_unit_test(test_some_callbacks),
+        cmocka_unit_test(test_place_of_an_error),
         cmocka_unit_test(test_long_strings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
