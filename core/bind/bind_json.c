@@ -36,7 +36,7 @@ static int decode(lua_State *L)
 static int raw(lua_State *L)
 {
     static const struct json_events none;
-    struct err err = {0};
+    struct err err;
     struct slice text = lx_check_slice(L, 1);
     struct arena *arena = vm_scratch(vm_of(L));
     enum status rc = json_read(text, NULL, &none, NULL, arena, &err);

@@ -114,6 +114,8 @@ static int park_on(lua_State *L, struct co *co, struct redis_op *op)
 {
     if (redis_op_may_write(op))
         co_mark_committed(co);
+    if (co_has_deadline(co) && redis_op_is_timed(op))
+        co_op_is_timed(co);
     co_op_set_data(co, op);
     return co_park(L);
 }
@@ -189,7 +191,7 @@ static struct redis_argv read_table(lua_State *L, const char *what, int i_comman
 /* Returns `false, err` when no Redis is configured: 2, else 0. */
 int bind_redis_push_unconfigured(lua_State *L)
 {
-    struct err err = {0};
+    struct err err;
     if (vm_env(vm_of(L))->redis)
         return 0;
     (void)err_set(&err, ERR_UNAVAILABLE, "redis is not configured: set redis.url, or REDIS_URL");

@@ -62,6 +62,8 @@ struct redis_op *redis_command(struct redis *redis, const struct redis_call *cal
 void redis_op_cancel(struct redis_op *op);
 /* Right after it was made: it will be sent, and it is not a read. False for one that blocks: it has not begun. */
 bool redis_op_may_write(const struct redis_op *op);
+/* Its own timer will end it by its deadline. */
+bool redis_op_is_timed(const struct redis_op *op);
 /* Before redis_op_cancel: ERR_OUTCOME_UNKNOWN for a write that was sent and is not answered, else ERR_NONE. Its own
  * deadline raises the same. */
 enum err_code redis_op_outcome(const struct redis_op *op);

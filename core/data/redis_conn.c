@@ -98,7 +98,7 @@ static void on_up(struct redis_link *link)
 static void on_reply(struct redis_link *link, const struct redis_value *value)
 {
     struct redis *redis = container_of(link, struct redis, conn.link);
-    struct err err = {0};
+    struct err err;
     if (redis_deliver(redis, value, &err) != OK)
         break_link(redis, "sent a reply that nothing asked for");
     else if (redis->conn.renew_ms > 0 && redis_oldest_ms(redis) == 0)

@@ -14,6 +14,7 @@
 #include "data/redis_sentinel.h"
 
 #define BACKOFF_MIN_MS 100
+#define PIECE_BYTES 2048
 
 enum step { STEP_AUTH, STEP_SELECT, STEP_SETNAME, STEP_ROLE, STEP_PING };
 static const char *const step_names[] = {"AUTH", "SELECT", "CLIENT SETNAME", "ROLE", "PING"};
@@ -175,11 +176,9 @@ static void on_handshake_reply(struct redis_link *link, const struct redis_value
 
 /* ---- bytes ---------------------------------------------------------------------------------------------------- */
 
-static enum status take_replies(struct redis_link *link, struct slice bytes, struct err *err)
+static enum status take_whole(struct redis_link *link, struct err *err)
 {
     const struct redis_value *value;
-    if (redis_parser_feed(link->parser, bytes, err) != OK)
-        return ERR;
     for (;;) {
         enum status status = redis_parser_next(link->parser, &value, err);
         if (status != OK)
@@ -192,6 +191,21 @@ static enum status take_replies(struct redis_link *link, struct slice bytes, str
         if (link->state == LINK_CLOSING)
             return OK;
     }
+}
+
+/* In pieces: hiredis moves the rest of what it was fed to the front after every reply of 1 KiB, so a batch of replies
+ * that is fed whole is moved as often as it has replies. */
+static enum status take_replies(struct redis_link *link, struct slice bytes, struct err *err)
+{
+    enum status status = AGAIN;
+    while (status == AGAIN && bytes.len > 0) {
+        size_t len = bytes.len < PIECE_BYTES ? bytes.len : PIECE_BYTES;
+        if (redis_parser_feed(link->parser, slice_of(bytes.ptr, len), err) != OK)
+            return ERR;
+        status = take_whole(link, err);
+        bytes = slice_of(bytes.ptr + len, bytes.len - len);
+    }
+    return status;
 }
 
 static void on_data(struct stream *stream, struct slice bytes)

@@ -134,6 +134,12 @@ bool redis_op_may_write(const struct redis_op *op)
     return !op->reads && op->place == REDIS_UNSENT;
 }
 
+bool redis_op_is_timed(const struct redis_op *op)
+{
+    CHECK_OBJ(op, REDIS_OP_MAGIC);
+    return timer_is_armed(&op->deadline);
+}
+
 enum err_code redis_op_outcome(const struct redis_op *op)
 {
     CHECK_OBJ(op, REDIS_OP_MAGIC);

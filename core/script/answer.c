@@ -207,7 +207,7 @@ static bool read_answer(struct call *call, lua_State *L, int n_results, struct c
 {
     char route[256];
     *reply = (struct call_reply){0};
-    if (lua_checkstack(L, 16) && read_results(call, L, n_results, reply, err))
+    if (lua_checkstack(L, 16) ? read_results(call, L, n_results, reply, err) : fail(err, "the Lua stack is full"))
         return true;
     route_name(call->req, route, sizeof route);
     (void)err_prefix(err, "%s: the handler of %s", call->req->route->origin, route);
@@ -224,7 +224,7 @@ bool call_read_answer(struct call *call, lua_State *L, int n_results, struct cal
 bool call_answer(struct call *call, lua_State *L, int n_results)
 {
     struct call_reply reply;
-    struct err err = {0};
+    struct err err;
     if (!read_answer(call, L, n_results, &reply, &err)) {
         answer_bug(call, slice_str(err.message), NULL);
         return true;

@@ -46,7 +46,7 @@ struct co {
     void *cancel_data;
     uint64_t *waited_us, parked_us; /* co_set_waits; since when it is parked */
     enum http_wait waits_for;
-    bool has_op, is_committed, is_dirty; /* dirty: the thread ended by an error */
+    bool has_op, is_timed, is_committed, is_dirty; /* dirty: the thread ended by an error */
     bool is_stream;
     enum err_code sticky;
     struct co *parent;
@@ -221,7 +221,8 @@ static void run(struct co *co)
         lua_settop(co->L, 0);
         co->state = CO_PARKED;
         co->parked_us = co->waited_us ? clock_us() : 0;
-        arm_deadline(co);
+        if (!co->is_timed)
+            arm_deadline(co);
         return;
     }
     if (rc == LUA_YIELD) { /* cannot happen through our coroutine library */
@@ -372,6 +373,7 @@ struct co *co_op_begin(lua_State *L, co_cancel_fn cancel, void *data)
     if (co->has_op) /* an earlier binding left by an error between begin and park */
         drop_op(co);
     co->has_op = true;
+    co->is_timed = false;
     co->waits_for = HTTP_WAIT_OTHER;
     co->cancel = cancel;
     co->cancel_data = data;
@@ -388,6 +390,12 @@ void co_op_waits_for(struct co *co, enum http_wait what)
 {
     CHECK(co->has_op);
     co->waits_for = what;
+}
+
+void co_op_is_timed(struct co *co)
+{
+    CHECK(co->has_op);
+    co->is_timed = true;
 }
 
 void co_op_abort(struct co *co)

@@ -43,6 +43,8 @@ void co_op_set_data(struct co *co, void *data); /* when the handle is known only
 void co_op_abort(struct co *co);                /* the operation ended before parking: results returned directly */
 /* What it waits for, if it is more than a queue or a clock, for co_set_waits. HTTP_N_WAITS: others count it. */
 void co_op_waits_for(struct co *co, enum http_wait what);
+/* It ends by co_deadline without being cancelled: the co needs no timer of its own meanwhile. */
+void co_op_is_timed(struct co *co);
 int co_park(lua_State *L); /* `return co_park(L)` */
 void co_wake(struct co *co, int n_results);
 /* As co_start, but later in this turn: may be called while another co runs (task.spawn, task.all). */
