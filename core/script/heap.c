@@ -34,12 +34,12 @@ void heap_withdraw(struct heap *heap)
 
 static size_t index_of(size_t size)
 {
-    return (size + HEAP_HEAD + HEAP_STEP - 1) / HEAP_STEP;
+    return (size + HEAP_STEP - 1) / HEAP_STEP;
 }
 
 static size_t size_at(size_t index)
 {
-    return index * HEAP_STEP - HEAP_HEAD;
+    return index * HEAP_STEP;
 }
 
 static void *take(struct heap *heap, size_t size)

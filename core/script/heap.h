@@ -13,13 +13,9 @@
 #include "base/base.h"
 
 /* Freed blocks are kept by size, for the next value of that size: most of what a request makes and leaves is small, and
- * general allocators split and join blocks in between. The sizes are those that malloc rounds to anyway. */
-enum {
-    HEAP_STEP = 16,
-    HEAP_HEAD = 8, /* malloc's own, per block */
-    HEAP_SIZES = 129,
-    HEAP_LARGEST = (HEAP_SIZES - 1) * HEAP_STEP - HEAP_HEAD
-};
+ * a general allocator splits and joins blocks in between. A block may be older than this heap (LuaJIT makes the state
+ * with its own allocator), so no more is taken of it than every allocator gives: its size up to the next 8 bytes. */
+enum { HEAP_STEP = 8, HEAP_LARGEST = 2048, HEAP_SIZES = HEAP_LARGEST / HEAP_STEP + 1 };
 
 struct heap_kept {
     struct heap_block { /* at the block's own beginning */

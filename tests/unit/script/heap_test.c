@@ -193,6 +193,26 @@ static void test_a_freed_block_is_the_next_of_its_size(void **state)
     assert_int_equal(n_freed, n_made);
 }
 
+/* LuaJIT's allocator rounds to 8: what it gave for 33 bytes before the heap was there has room for 40, not for 41. */
+static void test_an_older_block_is_not_larger_than_it_was(void **state)
+{
+    (void)state;
+    struct heap heap = counted();
+    for (size_t size = 1; size < HEAP_LARGEST; size++) {
+        size_t room = (size + 7) / 8 * 8;
+        void *old = count_alloc(NULL, NULL, 0, room);
+        heap.bytes = size;
+        heap_alloc(&heap, old, size, 0);
+        void *larger = filled(&heap, room + 1);
+        assert_ptr_not_equal(larger, old);
+        heap_alloc(&heap, larger, room + 1, 0);
+        assert_ptr_equal(filled(&heap, room), old);
+        heap_alloc(&heap, old, room, 0);
+        heap_trim(&heap);
+    }
+    assert_int_equal(n_freed, n_made);
+}
+
 /* From any size to any: what was in it stays, and every byte of the new size is there (ASan looks). */
 static void test_resizing_keeps_the_bytes(void **state)
 {
@@ -224,7 +244,7 @@ static void test_what_is_kept_is_bounded(void **state)
         blocks[i] = filled(&heap, SIZE);
     for (int i = 0; i < N; i++)
         heap_alloc(&heap, blocks[i], SIZE, 0);
-    assert_in_range((n_made - n_freed) * SIZE, 200 << 10, 256 << 10);
+    assert_in_range((n_made - n_freed) * SIZE, 200 << 10, (256 << 10) + SIZE);
     heap_trim(&heap);
     assert_int_equal(n_freed, n_made);
 }
@@ -239,6 +259,7 @@ int main(void)
         cmocka_unit_test(test_no_cap),
         cmocka_unit_test(test_the_core_is_never_refused),
         cmocka_unit_test(test_a_freed_block_is_the_next_of_its_size),
+        cmocka_unit_test(test_an_older_block_is_not_larger_than_it_was),
         cmocka_unit_test(test_resizing_keeps_the_bytes),
         cmocka_unit_test(test_what_is_kept_is_bounded),
     };
