@@ -13,7 +13,7 @@ Q       := $(if $(filter 1,$(V)),,@)
 DEPS_BUILD := gcc libc6-dev make pkg-config libluajit2-5.1-dev luajit2 libuv1-dev node-llhttp libpq-dev libhiredis-dev libssl-dev libcurl4-openssl-dev
 DEPS_RUN   := postgresql-15 redis-server tzdata
 DEPS_TEST  := pgbouncer libcmocka-dev lua-busted lua-check lua-socket lua-dkjson openssl nginx-light python3-aiosmtpd libasan8 libubsan1 curl procps
-DEPS_LINT  := clang-format
+DEPS_LINT  := clang-format clang
 DEPS_FUZZ  := clang libclang-rt-14-dev
 DEPS_SOAK  := wrk
 DEPS_BENCH := wrk nginx-light libnginx-mod-http-lua lua-nginx-redis lua-cjson nodejs npm postgresql-15 redis-server
@@ -43,7 +43,7 @@ FUZZ    := $(sort $(wildcard tests/fuzz/*_fuzz.c))
 FUZZBIN := $(FUZZ:tests/fuzz/%.c=$(BUILD)/fuzzers/%)
 REPLAY  := $(FUZZ:tests/fuzz/%.c=$(BUILD)/replay/%)
 
-.PHONY: all deps deps-bench deps-fuzz deps-soak run test units unit spec wire replays fuzzers fuzz lint format headers layers asan install clean clean-data bench soak help
+.PHONY: all deps deps-bench deps-fuzz deps-soak run test units unit spec wire replays fuzzers fuzz lint format headers layers clang asan install clean clean-data bench soak help
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/chowk
@@ -56,7 +56,7 @@ help:
 	@echo 'make asan       the same under AddressSanitizer and UBSan'
 	@echo 'make soak       reloads, kills, stops and upgrades under full load, SOAK_SECONDS=60 each; SUITES="kill" picks some'
 	@echo 'make fuzz       looks for inputs that break a parser, FUZZ_SECONDS=20 each; TARGETS="json head" picks some'
-	@echo 'make lint       formatting, luacheck, include layers, self-contained headers'
+	@echo 'make lint       formatting, luacheck, include layers, self-contained headers, clang'
 	@echo 'make format     rewrite C sources with clang-format'
 	@echo 'make bench      figures beside the peers (installs them); writes tests/bench/RESULTS.md'
 	@echo 'make deps       install what is missing with apt (root or sudo)'
@@ -151,7 +151,7 @@ fuzz: deps-fuzz
 	  SAN='-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all' fuzzers
 	@BUILD=build/fuzz tests/fuzz/run.sh $(TARGETS)
 
-lint: layers headers
+lint: layers headers clang
 	@clang-format --dry-run -Werror $(SRC) $(HDR) $(UNIT) $(wildcard tests/fuzz/*.[ch])
 	@luacheck -q lua spec examples conf tests core
 format:
@@ -160,6 +160,10 @@ layers:
 	@tests/layers.sh
 headers:
 	@for h in $(HDR:core/%=%); do echo "#include \"$$h\"" | $(CC) $(CFLAGS_ALL) -MF /dev/null -fsyntax-only -x c - || exit 1; done
+
+# What `make fuzz` builds with: other warnings, other builtins.
+clang:
+	@clang $(CFLAGS_ALL) -MF /dev/null -fsyntax-only $(SRC)
 
 bench: deps-bench
 	@$(MAKE) --no-print-directory all

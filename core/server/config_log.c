@@ -72,7 +72,7 @@ static enum status open_writer(const struct config *config, enum config_key file
         opts.path = NULL;
         *out = log_writer_new(&opts, err);
     }
-    return *out ? OK : err_prefix(err, config_keys[file].name);
+    return *out ? OK : err_prefix(err, "%s", config_keys[file].name);
 }
 
 enum status config_log_start(const struct config *config, const char *process, struct err *err)

@@ -7,6 +7,8 @@
  * two of one counter cost each other a load now and then, never a wrong value. */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "base/shm.h"
 
 enum {
@@ -100,7 +102,7 @@ void cache_shm_bury(struct cache_shm *shm, void (*fn)(void *data, uint64_t id), 
 static inline void cache_count(const struct cache_shm *shm, enum cache_counter counter)
 {
     _Atomic uint64_t *at = &shm->self->counters[counter]; /* ours alone: no read-modify-write needed */
-    __atomic_store_n(at, __atomic_load_n(at, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+    atomic_store_explicit(at, atomic_load_explicit(at, memory_order_relaxed) + 1, memory_order_relaxed);
 }
 void cache_count_many(const struct cache_shm *shm, enum cache_counter counter, uint64_t n);
 void cache_shm_sum(const struct cache_shm *shm, uint64_t out[CACHE_N_COUNTERS]);
