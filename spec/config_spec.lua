@@ -96,4 +96,18 @@ describe("configuration", function()
     assert.equal("7000\nChandni\n0.18\n1048576\ntrue\n", out)
     assert.equal(0, code)
   end)
+
+  it("cannot be changed from Lua, lists included", function()
+    write("conf/chowk.lua", "return { settings = { states = { 'KA', { 'MH' } }, shop = { tags = { 'a' } } } }")
+    write("show.lua", [[
+      local settings = require "chowk.config".settings
+      local states = settings.states
+      states[1], states[2][1], states[3] = "changed", "changed", "added"
+      settings.shop.tags[1] = nil
+      return settings.states[1], settings.states[2][1], #settings.states, settings.shop.tags[1],
+        pcall(function() settings.states = {} end)
+    ]])
+    local out = chowk "run show.lua"
+    assert.truthy(out:find("^KA\nMH\n2\na\nfalse\n"), out)
+  end)
 end)

@@ -11,7 +11,15 @@ local function read_only(name)
   return function(_, key) raise.misuse("%s.%s: the configuration is read-only", name, tostring(key)) end
 end
 
--- Tables of the configuration raise for a key that is not there, naming it in full.
+local function copy(value)
+  if type(value) ~= "table" then return value end
+  local out = {}
+  for k, v in pairs(value) do out[k] = copy(v) end
+  return json.is_array(value) and json.array(out) or out
+end
+
+-- Tables of the configuration raise for a key that is not there, naming it in full. Lists are handed out as copies:
+-- `#` and ipairs would not see what a guarded one holds.
 local function guard(t, name)
   local contents = {}
   for k, v in pairs(t) do
@@ -22,17 +30,10 @@ local function guard(t, name)
     __index = function(_, key)
       local value = contents[key]
       if value == nil and t[key] == nil then raise.misuse("%s.%s is not set in conf/chowk.lua", name, tostring(key)) end
-      return value
+      return json.is_array(value) and copy(value) or value
     end,
     __newindex = read_only(name),
   }))
-end
-
-local function copy(value)
-  if type(value) ~= "table" then return value end
-  local out = {}
-  for k, v in pairs(value) do out[k] = copy(v) end
-  return json.is_array(value) and json.array(out) or out
 end
 
 --- The application's own part: whatever conf/chowk.lua has under `settings`. A key that is not there raises.
