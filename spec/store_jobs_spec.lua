@@ -123,4 +123,20 @@ describe("an unpaid order", function()
     run "idempotency.reap"
     assert.equal(1, #s:sql("SELECT 1 FROM idempotency_keys"))
   end)
+
+  it("and webhooks leave their bytes behind, which go a month after they were applied", function()
+    local function add(id, received, processed)
+      s:exec(("INSERT INTO webhook_events (event_id, event, payload, raw, received_at, processed_at, next_attempt_at)"
+        .. " VALUES ('%s', 'spec', '{}', '{}', now() - interval '%s', now() - interval '%s', 'infinity')")
+        :format(id, received, processed))
+    end
+    add("EvtOld", "40 days", "31 days")
+    add("EvtRecent", "29 days", "29 days")
+    add("EvtReplayed", "40 days", "1 day")
+    add("EvtParked", "400 days", "0 days")
+    s:exec("UPDATE webhook_events SET processed_at = NULL WHERE event_id = 'EvtParked'")
+    run "webhook.reap"
+    assert.same({ { id = "EvtParked" }, { id = "EvtRecent" }, { id = "EvtReplayed" } },
+      s:sql("SELECT event_id AS id FROM webhook_events WHERE event = 'spec' ORDER BY 1"))
+  end)
 end)

@@ -50,18 +50,37 @@ jobs.define("refund.reconcile", { unique = true, concurrency = 1, timeout = "4m"
 end)
 jobs.cron("*/15 * * * *", IST, "refund.reconcile")
 
-local REAP = [[
+-- Deletes what a statement finds, by its batches of 1000.
+local function reap(sql, message)
+  local n = 0
+  repeat
+    local deleted = pg.exec(sql)
+    n = n + deleted
+  until deleted < 1000
+  if n > 0 then log.info(message, { n = n }) end
+end
+
+local OLD_KEYS = [[
   WITH old AS MATERIALIZED (
     SELECT scope, key FROM idempotency_keys
     WHERE expires_at < now() AND coalesce(locked_until, '-infinity') < now() LIMIT 1000 FOR UPDATE SKIP LOCKED)
   DELETE FROM idempotency_keys k USING old WHERE k.scope = old.scope AND k.key = old.key]]
 
 jobs.define("idempotency.reap", { unique = true, priority = 4 }, function()
-  local n = 0
-  repeat
-    local deleted = pg.exec(REAP)
-    n = n + deleted
-  until deleted < 1000
-  if n > 0 then log.info("expired idempotency keys deleted", { n = n }) end
+  reap(OLD_KEYS, "expired idempotency keys deleted")
 end)
 jobs.cron("17 * * * *", IST, "idempotency.reap")
+
+-- Razorpay repeats an event for a day, and for fifteen when asked: until then a known one must be found here. What has
+-- not been applied stays, however old.
+local OLD_EVENTS = [[
+  WITH old AS MATERIALIZED (
+    SELECT event_id FROM webhook_events
+    WHERE received_at < now() - interval '30 days' AND processed_at < now() - interval '30 days'
+    LIMIT 1000 FOR UPDATE SKIP LOCKED)
+  DELETE FROM webhook_events e USING old WHERE e.event_id = old.event_id]]
+
+jobs.define("webhook.reap", { unique = true, priority = 4 }, function()
+  reap(OLD_EVENTS, "applied webhooks of long ago deleted")
+end)
+jobs.cron("41 3 * * *", IST, "webhook.reap")
