@@ -5,6 +5,7 @@ local server = require "spec.support.server"
 local shop = require "spec.support.shop"
 
 local MUG = "MGCHAI-11OZ"
+local ADMIN = { Authorization = "Bearer spec-admin" }
 
 describe("a shop that asks Razorpay", function()
   local sandbox, s
@@ -12,7 +13,8 @@ describe("a shop that asks Razorpay", function()
     sandbox = razorpay.start(server, { key_secret = shop.KEY_SECRET })
     s = shop.start(server, {
       config = { workers = 1, payments = { confirm = "fetch" }, razorpay = { timeout = "500ms" } },
-      env = { RAZORPAY_URL = razorpay.url(sandbox), RAZORPAY_KEY_ID = "rzp_test_development" },
+      env = { RAZORPAY_URL = razorpay.url(sandbox), RAZORPAY_KEY_ID = "rzp_test_development",
+        ADMIN_TOKEN = "spec-admin" },
     })
   end)
   teardown(function()
@@ -298,6 +300,48 @@ describe("a shop that asks Razorpay", function()
     assert.equal(2, #refunds_of(proof.razorpay_payment_id))
     assert.truthy(shop.events(s, order):find("refund.fail", 1, true))
     assert.truthy(s:logged "a refund was refused: part of the money had gone back elsewhere")
+  end)
+
+  it("gives up a refund that Razorpay goes on refusing, where somebody sees it and can ask again", function()
+    local order = place()
+    local proof = pay(open(order).json)
+    assert.equal("paid", verify(proof).json.payment_status)
+    local id = proof.razorpay_payment_id
+    local function ended(state)
+      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'refund.send' AND args->>'payment_id' = '" .. id
+        .. "' AND state = '" .. state .. "'")
+    end
+    local function refund()
+      return s:sql("SELECT status FROM refunds WHERE idem_key = 'late-" .. id .. "'")[1].status
+    end
+    local function needs_attention()
+      local found = s:get("/api/admin/orders?attention=true&limit=100", { headers = ADMIN })
+      return found.body:find(order.number, 1, true) ~= nil
+    end
+    local function send()
+      run("refund.send", ('{"payment_id":"%s","amount_paise":%d,"order_number":"%s"}'):format(id, order.total_paise,
+        order.number))
+    end
+    sandbox:post("/sandbox/behave", { json = { fail = { path = "/refund", times = 1000, how = "400" } } })
+    send()
+    server.eventually("refused", function() return ended "discarded" == 1 end)
+    assert.same({ "requested", false }, { refund(), needs_attention() })   -- it will be asked again
+    s:exec("UPDATE refunds SET created_at = now() - interval '2 hours' WHERE idem_key = 'late-" .. id .. "'")
+    assert.is_true(needs_attention())
+    s:exec("UPDATE refunds SET created_at = now() - interval '4 days', check_at = now() WHERE idem_key = 'late-" .. id
+      .. "'")
+    run("refund.reconcile", "{}")
+    server.eventually("refused for good", function() return ended "discarded" == 2 end)
+    assert.same({ "failed", true }, { refund(), needs_attention() })
+    assert.truthy(shop.events(s, order):find("refund.fail", 1, true))
+    assert.truthy(s:logged "a refund is refused: give the money back by hand")
+    send()   -- it is decided: Razorpay is not asked any more
+    server.eventually("done", function() return ended "completed" == 1 end)
+    fail_payments(0)
+    assert.equal(202, s:post("/api/admin/orders/" .. order.number .. "/refunds", { json = { amount_paise = 100 },
+      headers = { Authorization = ADMIN.Authorization, ["Idempotency-Key"] = shop.key() } }).status)
+    assert.is_false(needs_attention())
+    becomes("confirmed/partially_refunded", order)
   end)
 end)
 

@@ -59,10 +59,22 @@ function M.of_user(user_id, filter)
   return page(BRIEF .. " WHERE o.user_id = $1::uuid", filter, user_id)
 end
 
---- A page of all orders. @param filter table {limit, cursor?, status?}  @return raw JSON {items, next_cursor}
+-- Of these money should have gone back: a refund has failed, and no other followed it, or Razorpay has not taken it for
+-- an hour.
+local ATTENTION = [[
+  JOIN (SELECT DISTINCT p.order_id FROM refunds r JOIN payments p ON p.id = r.payment_id
+    WHERE r.status = 'requested' AND r.created_at < now() - interval '1 hour'
+      OR r.status = 'failed' AND NOT EXISTS (SELECT 1 FROM refunds later
+        WHERE later.payment_id = r.payment_id AND later.id > r.id AND later.status <> 'failed')) a
+    ON a.order_id = o.id]]
+
+--- A page of all orders.
+-- @param filter table {limit, cursor?, status?, attention?}   attention = true: only those that somebody has to look at
+-- @return raw JSON {items, next_cursor}
 function M.all(filter)
-  if filter.status then return page(BRIEF .. " WHERE o.state = $1", filter, filter.status) end
-  return page(BRIEF, filter)
+  local sql = filter.attention and BRIEF .. ATTENTION or BRIEF
+  if filter.status then return page(sql .. " WHERE o.state = $1", filter, filter.status) end
+  return page(sql, filter)
 end
 
 local LOCK = [[

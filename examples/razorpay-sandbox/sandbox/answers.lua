@@ -127,6 +127,7 @@ local function answer_late(...)
 end
 
 local FAULTS = {
+  ["400"] = function() return M.refusal(400, "Your account does not have enough balance to carry out the refund.") end,
   ["500"] = function() return M.refusal(500, "We are facing some trouble completing your request at the moment.") end,
   ["429"] = function() return M.refusal(429, "Too many requests") end,
   hang = function() return answer_late(M.refusal(504, "too late")) end,

@@ -20,9 +20,11 @@ local STATES = { "pending", "confirmed", "processing", "shipped", "delivered", "
 local function not_found() app.fail(404, "order_not_found", "There is no such order.") end
 
 routes:get("/api/admin/orders", {
-  summary = "All orders, the newest first, page by page", limit = "admin", auth = admin_token.check,
+  summary = "All orders, the newest first, page by page; attention=true: those whose money should have gone back",
+  limit = "admin", auth = admin_token.check,
   query = {
     status = t.optional(t.enum(STATES)),
+    attention = t.optional(t.boolean()),
     cursor = t.optional(t.string { max = 256 }),
     limit = t.integer { min = 1, max = 100, default = 20 },
   },

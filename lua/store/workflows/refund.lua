@@ -45,16 +45,16 @@ local function settle(tx, order, last)
 end
 
 --- A refund that failed, where somebody finds it: in the log, and in the order's history.
--- @param refund table {id, payment_id, amount_paise}   id: Razorpay's, or the key of one that it refused
+-- @param refund table {id, payment_id, amount_paise, reason?}   id: Razorpay's, or the key of one that it refused
 -- @return statement
 function M.alert(order, refund, message)
   log.error(message, { order = order.order_number, payment = refund.payment_id, refund = refund.id,
-    amount_paise = refund.amount_paise })
+    amount_paise = refund.amount_paise, reason = refund.reason })
   return { [[
     INSERT INTO order_events (order_id, type, actor, data)
-    VALUES ($1::uuid, 'refund.fail', 'razorpay',
-      jsonb_build_object('payment_id', $2::text, 'refund_id', $3::text, 'amount_paise', $4::bigint))]],
-    order.id, refund.payment_id, refund.id, refund.amount_paise }
+    VALUES ($1::uuid, 'refund.fail', 'razorpay', jsonb_strip_nulls(jsonb_build_object(
+      'payment_id', $2::text, 'refund_id', $3::text, 'amount_paise', $4::bigint, 'reason', $5::text)))]],
+    order.id, refund.payment_id, refund.id, refund.amount_paise, refund.reason or pg.null }
 end
 
 --- Razorpay's id of the order that a payment was for; nil: it is not known. Yields.

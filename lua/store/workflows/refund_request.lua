@@ -95,4 +95,14 @@ function M.replace(tx, order, request)
     key = request.key .. "-rest", reason = refused.reason })
 end
 
+--- A request that Razorpay goes on refusing has failed: somebody is told why, and may ask again for what is left.
+-- @param tx transaction  that has locked the order  @param order row {id, order_number}
+-- @param request table {payment_id, key}  @param reason string   Yields.
+function M.give_up(tx, order, request, reason)
+  local refused = tx:one(REFUSED, request.key)
+  if not refused then return end
+  tx:defer { refunds.alert(order, { id = request.key, payment_id = request.payment_id,
+    amount_paise = refused.amount_paise, reason = reason }, "a refund is refused: give the money back by hand") }
+end
+
 return M

@@ -172,13 +172,13 @@ end
 
 -- ---- refunds ------------------------------------------------------------------------------------------------
 
--- → the status of the request that is there already
+-- → the request that is there already; what Razorpay has refused for so long, it refuses for good
 local REQUEST = [[
   WITH new AS (
     INSERT INTO refunds (payment_id, idem_key, amount_paise, reason)
     SELECT id, $2, $3, $4 FROM payments WHERE razorpay_payment_id = $1
     ON CONFLICT (idem_key) DO NOTHING)
-  SELECT status FROM refunds WHERE idem_key = $2]]
+  SELECT status, created_at < now() - interval '3 days' AS is_old FROM refunds WHERE idem_key = $2]]
 local TAKE_BACK = "DELETE FROM refunds WHERE idem_key = $1 AND razorpay_refund_id IS NULL"
 
 -- Refused, because somebody gave it back by hand? All of it: then there is nothing to ask for; or too much of it: then
@@ -199,19 +199,32 @@ local function is_given_back(refund, key)
   return true
 end
 
+-- Refused although the money is there. It may be the account's balance, so it is asked again for some days.
+local function refuse(refund, key, was, err)
+  if was and was.is_old and M.is_unknown(err) then
+    pg.tx(function(tx)
+      local order = tx:all { payment.lock_order(refunds.order_of(tx, refund.payment_id)) }[1][1]
+      refund_request.give_up(tx, order, { payment_id = refund.payment_id, key = key }, err.message)
+    end)
+  end
+  error(err, 0)
+end
+
 --- Gives a payment's money back, once: its key is stored before Razorpay is asked. Its webhooks say how it ends, or
 -- `reconcile_refunds`.
 -- @param refund table {payment_id, amount_paise, order_number, key?}   Yields. Raises what chowk.razorpay raises.
 function M.refund(refund)
   local key = refund.key or "late-" .. refund.payment_id
-  local was = pg.value(REQUEST, refund.payment_id, key, refund.amount_paise, "paid after the order had ended")
-  if was == "failed" then return end   -- what became of it is decided
+  local was = pg.one(REQUEST, refund.payment_id, key, refund.amount_paise, "paid after the order had ended")
+  if was and was.status == "failed" then return end   -- what became of it is decided
   local sent, err = try(razorpay.refunds.create, refund.payment_id, { key = key, amount = refund.amount_paise,
     notes = { order = refund.order_number } })
   if sent then
     apply_refund(sent, key)
-  elseif err.code ~= "razorpay_error" or err.retryable or not is_given_back(refund, key) then
+  elseif err.code ~= "razorpay_error" or err.retryable then
     error(err, 0)
+  elseif not is_given_back(refund, key) then
+    refuse(refund, key, was, err)
   end
 end
 
