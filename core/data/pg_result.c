@@ -264,7 +264,8 @@ const struct pg_column *pg_result_column(const struct pg_result *result, int col
 struct pg_row pg_result_row(const struct pg_result *result, int row)
 {
     CHECK(row >= 0 && row < result->n_rows);
-    return (struct pg_row){result->bytes.ptr + result->row_at[row]};
+    const char *bytes = result->bytes.ptr; /* NULL: rows without columns */
+    return (struct pg_row){bytes ? bytes + result->row_at[row] : NULL};
 }
 
 struct slice pg_result_value(const struct pg_result *result, int row, int col)
