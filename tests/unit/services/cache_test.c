@@ -167,6 +167,50 @@ static void test_abandoned_goes_to_the_next(void **state)
     assert_l1(w->a, "v");
 }
 
+static void test_who_waits_has_a_deadline_of_his_own(void **state)
+{
+    struct world *w = *state;
+    struct caller *loader = begin_load(w, w->a, 0), *patient = call(w, w->a, 1, CACHE_FETCH), *hasty = &w->callers[2];
+    struct cache_call call = {.subject = {.key = SLICE("key")},
+                              .deadline_ms = loop_now(w->loop) + 20,
+                              .done = on_done,
+                              .data = hasty,
+                              .owner = hasty};
+    *hasty = (struct caller){.wait = cache_wait_start(w->a, &call)};
+    turn_until(w, hasty);
+    assert_int_equal(hasty->type, CACHE_FAILED);
+    assert_int_equal(hasty->code, ERR_DEADLINE);
+    assert_int_equal(patient->n_done, 0);
+    store(loader, "v");
+    assert_got(w, patient, "v");
+}
+
+static enum cache_hit peek_after(struct cache *cache, uint64_t ms)
+{
+    struct buf out = {0};
+    enum cache_kind kind;
+    clock_fake(clock_ms() + ms, clock_wall_ms());
+    enum cache_hit hit = cache_peek(cache, SLICE("key"), &out, &kind);
+    clock_fake(0, 0);
+    buf_free(&out);
+    return hit;
+}
+
+static void test_jitter_shortens_a_ttl(void **state)
+{
+    struct world *w = *state;
+    struct cache_life life = {.ttl_ms = HOUR_MS, .stale_ms = HOUR_MS, .jitter = 0.5};
+    unsigned n_hits = 0;
+    for (int i = 0; i < 64; i++) {
+        forget(w->a);
+        cache_load_store(begin_load(w, w->a, 0)->load, &(struct cache_value){CACHE_STRING, SLICE("v")}, &life);
+        assert_int_equal(peek_after(w->a, HOUR_MS * 49 / 100), CACHE_HIT);
+        assert_int_equal(peek_after(w->a, HOUR_MS * 101 / 100), CACHE_HIT_STALE);
+        n_hits += peek_after(w->a, HOUR_MS * 3 / 4) == CACHE_HIT;
+    }
+    assert_in_range(n_hits, 8, 56); /* of 64, each half of the time */
+}
+
 static void test_a_failure_is_everybodys(void **state)
 {
     struct world *w = *state;
@@ -297,6 +341,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_one_loads_for_both_processes),
         TEST(test_abandoned_goes_to_the_next),
+        TEST(test_who_waits_has_a_deadline_of_his_own),
+        TEST(test_jitter_shortens_a_ttl),
         TEST(test_a_failure_is_everybodys),
         TEST(test_nothing_is_told_but_not_kept),
         TEST(test_what_was_read_before_a_forget),
