@@ -2,6 +2,7 @@
 local server = require "spec.support.server"
 local redis = require "spec.support.redis"
 local exposition = require "spec.support.exposition"
+local holder = require "spec.support.holder"
 local http = require "spec.support.http"
 local proxy = require "spec.support.proxy"
 local socket = require "socket"
@@ -511,6 +512,28 @@ describe("chowk.cache over workers and machines", function()
     sock:setoption("linger", { on = true, timeout = 0 }) -- a reset, not a half-close, before Redis is given up
     sock:close()
     eventually("nothing under way", function() return in_flight() == 0 end)
+  end)
+
+  it("stalls nobody when a process dies, or stands still, with all its locks in hand", function()
+    local c = start { workers = 2 }
+    finally(function() c:stop() end)
+    local function all_answer()
+      for i = 1, 50 do assert.equal(0, v(c, "t" .. i)) end
+    end
+    local function figure(name) return c:get("/stats").json[name] end
+    all_answer()
+    assert.truthy(holder.die(c, "chowk-cache") > 0)
+    all_answer()                      -- its parts are emptied, and filled anew
+    assert.truthy(figure "orphaned_shards" > 0)
+    local held = holder.stop(c, "chowk-cache")
+    assert.truthy(held.n_locks > 0)
+    all_answer()                      -- a lock that is not had in time is a miss
+    assert.truthy(figure "busy_locks" > 0)
+    held:kill()
+    all_answer()
+    local n = figure "loads"
+    all_answer()
+    assert.equal(n, figure "loads")   -- and it keeps what it is given once more
   end)
 
   it("answers the operator", function()

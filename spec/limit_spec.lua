@@ -265,6 +265,15 @@ describe("the shop's limits", function()
     assert.same({ 429, 404 }, { verify(6, asha), verify(6) })
   end)
 
+  it("are those that it has always had", function()
+    local function policy(answer) return answer.headers["ratelimit-policy"] end
+    assert.equal('"public";q=100;w=900', policy(s:get("/api/categories")))
+    local proof = shop.proof({ razorpay_order_id = "order_Limit" }, shop.payment_id())
+    assert.equal('"payments";q=5;w=900, "payments-2";q=300;w=900', policy(s:post("/api/payments/verify",
+      { json = proof })))
+    assert.is_nil(policy(s:get("/healthz")))
+  end)
+
   it("let nobody guess the administration's token, and count it as an account", function()
     local function change(token)
       return s:patch("/api/admin/products/adrak-wali-chai-mug",

@@ -2,6 +2,7 @@
 local server = require "spec.support.server"
 local http = require "spec.support.http"
 local razorpay = require "spec.support.sandbox"
+local shop = require "spec.support.shop"
 local socket = require "socket"
 
 local APP = [[
@@ -24,6 +25,7 @@ routes:post("/payments/:id/refund", { deadline = "60s" }, function(req)
   return answer(razorpay.refunds.create, req.params.id, { amount = refund.amount, key = refund.key },
     { timeout = refund.timeout })
 end)
+routes:post("/verify/:form", function(req) return answer(razorpay["verify_" .. req.params.form], req:json()) end)
 routes:get("/refunds/:id", function(req) return answer(razorpay.refunds.fetch, req.params.id) end)
 return routes
 ]]
@@ -104,6 +106,35 @@ describe("chowk.razorpay", function()
     assert.equal("razorpay_error", refund(20000, "refund-key-1").code) -- the key is another request's
     assert.truthy(refund(70000, "refund-key-2").message:find("greater than amount captured", 1, true))
     assert.equal(first.result.id, s:get("/refunds/" .. first.result.id).json.result.id)
+  end)
+
+  it("asks again for a refund that is under way", function()
+    local payment = pay(create("PC-8").result.id)
+    behave { refund_ms = 1000 }   -- the first try ends before it, the next ones hear 409
+    local answer = s:post("/payments/" .. payment .. "/refund", { timeout = 60,
+      json = { amount = 10000, key = "refund-key-4" } }).json
+    assert.truthy(answer.result, answer.message)
+    assert.equal(1, count "refunds")
+  end)
+
+  it("tells a signature from another, whatever was paid", function()
+    local forms = {   -- what is signed, as Razorpay joins it
+      checkout = { "order_1|pay_1", { order_id = "order_1", payment_id = "pay_1" } },
+      subscription = { "pay_1|sub_1", { payment_id = "pay_1", subscription_id = "sub_1" } },
+      payment_link = { "plink_1||paid|pay_1",
+        { payment_link_id = "plink_1", reference_id = "", status = "paid", payment_id = "pay_1" } },
+      invoice = { "inv_1|R-1|paid|pay_1",
+        { invoice_id = "inv_1", receipt = "R-1", status = "paid", payment_id = "pay_1" } },
+    }
+    for name, form in pairs(forms) do
+      local signed = form[2]
+      local function verify(secret)
+        signed.signature = shop.hmac(secret, form[1])
+        return s:post("/verify/" .. name, { json = signed }).json.code
+      end
+      assert.is_nil(verify "development_key_secret", name)
+      assert.equal("bad_signature", verify "another_key_secret", name)
+    end
   end)
 
   it("ends in the time it was given, and says that it may be asked again", function()

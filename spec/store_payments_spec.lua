@@ -180,12 +180,13 @@ describe("a payment", function()
       becomes("confirmed/paid", order)
     end)
 
-    it("is parked when the amount is wrong", function()
+    it("is parked when the amount or the currency is wrong", function()
       local order = place()
       hook("payment.captured", order, shop.payment_id(), { amount = 100 }, "EvtAmount")
+      hook("payment.captured", order, shop.payment_id(), { currency = "USD" }, "EvtCurrency")
       server.eventually("parked", function()
-        return #s:sql("SELECT 1 FROM webhook_events WHERE event_id = 'EvtAmount' AND next_attempt_at = 'infinity'"
-          .. " AND last_error LIKE 'amount mismatch%'") == 1
+        return #s:sql("SELECT 1 FROM webhook_events WHERE event_id IN ('EvtAmount', 'EvtCurrency')"
+          .. " AND next_attempt_at = 'infinity' AND last_error LIKE 'amount mismatch%'") == 2
       end)
       assert.equal("pending/unpaid", shop.state(s, order))
       assert.equal(0, #payments(order))
@@ -461,7 +462,10 @@ end)
 
 describe("a payment that Razorpay has to confirm", function()
   local s
-  setup(function() s = shop.start(server, { config = { payments = { confirm = "fetch" } } }) end)
+  setup(function()
+    s = shop.start(server, { config = { payments = { confirm = "fetch" } },
+      env = { RAZORPAY_ACCOUNT_ID = "acc_Spec" } })
+  end)
   teardown(function() s:stop() end)
 
   it("is only authorized by the customer's signature", function()
@@ -470,5 +474,16 @@ describe("a payment that Razorpay has to confirm", function()
     assert.same({ 200, "authorized", "pending" }, { answer.status, answer.json.payment_status, answer.json.status })
     shop.webhook(s, shop.payment_event("payment.captured", order, payment_id))
     server.eventually("paid", function() return shop.state(s, order) == "confirmed/paid" end)
+  end)
+
+  it("is not believed when it was made to another account", function()
+    local order = shop.place(s, { [MUG] = 1 })
+    local event = shop.payment_event("payment.captured", order, shop.payment_id(), { account = "acc_Other" })
+    shop.webhook(s, event, "EvtOther")
+    server.eventually("parked", function()
+      return #s:sql("SELECT 1 FROM webhook_events WHERE event_id = 'EvtOther' AND next_attempt_at = 'infinity'"
+        .. " AND last_error = 'another account: acc_Other'") == 1
+    end)
+    assert.equal("pending/unpaid", shop.state(s, order))
   end)
 end)

@@ -78,11 +78,12 @@ end
 --- The bytes of a payment webhook, spaced as nobody's encoder would space them.
 function M.payment_event(name, order, payment_id, more)
   more = more or {}
-  return ('{"entity":"event", "account_id":"acc_Spec","event":"%s","contains":["payment"],"payload":{"payment":'
-    .. '{"entity":{"id":"%s","entity":"payment","amount":%d,"currency":"INR","status":"%s","order_id":"%s",'
+  return ('{"entity":"event", "account_id":"%s","event":"%s","contains":["payment"],"payload":{"payment":'
+    .. '{"entity":{"id":"%s","entity":"payment","amount":%d,"currency":"%s","status":"%s","order_id":"%s",'
     .. '"method":"upi","vpa":"asha\\u0040upi","notes":[],"fee":%d,"tax":2,"error_code":null}}},'
     .. '"created_at":1767323045}'):format(
-    name, payment_id, more.amount or order.total_paise, name:match("%.(%w+)$"), order.razorpay_order_id, more.fee or 14)
+    more.account or "acc_Spec", name, payment_id, more.amount or order.total_paise, more.currency or "INR",
+    name:match("%.(%w+)$"), order.razorpay_order_id, more.fee or 14)
 end
 
 function M.refund_event(name, order, payment_id, refund_id, amount)
