@@ -263,6 +263,8 @@ describe("the shop's limits", function()
     end
     for i = 1, 5 do assert.equal(404, verify(i, asha)) end
     assert.same({ 429, 404 }, { verify(6, asha), verify(6) })
+    for _ = 1, 5 do assert.equal(404, verify(7)) end
+    assert.same({ 429, 404 }, { verify(7), verify(8) })
   end)
 
   it("are those that it has always had", function()

@@ -240,6 +240,14 @@ describe("a shop that asks Razorpay", function()
     assert.equal(1, #kept)
     assert.equal(order.total_paise, kept[1].amount_paise)
     assert.truthy(kept[1].razorpay_refund_id:find "^rfnd_")
+    -- Who revives it long afterwards does not ask again: Razorpay may have forgotten the key.
+    sandbox:post("/sandbox/behave", { json = { fail = { path = "/v1/", times = 9, how = "500" } } })
+    run("refund.send", args)
+    server.eventually("the third job", function()
+      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'refund.send' AND state = 'completed'") == 3
+    end)
+    assert.equal(9, sandbox:get("/sandbox/behave").json.fail.times)
+    fail_payments(0)
   end)
 
   it("asks for refunds that are under way, and sends those that were never sent", function()

@@ -216,7 +216,7 @@ end
 function M.refund(refund)
   local key = refund.key or "late-" .. refund.payment_id
   local was = pg.one(REQUEST, refund.payment_id, key, refund.amount_paise, "paid after the order had ended")
-  if was and was.status == "failed" then return end   -- what became of it is decided
+  if was and was.status ~= "requested" then return end   -- Razorpay has taken it, or it has failed
   local sent, err = try(razorpay.refunds.create, refund.payment_id, { key = key, amount = refund.amount_paise,
     notes = { order = refund.order_number } })
   if sent then
