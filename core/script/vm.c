@@ -77,7 +77,7 @@ static int on_panic(lua_State *L)
 }
 
 /* A module's error passes through every `require` above it: the first sight of it has the whole traceback. */
-#define TRACE "chowk.trace" /* registry: {error, traceback} */
+#define TRACE "chowk.trace" /* registry: {error, traceback, position} */
 
 int vm_note_trace(lua_State *L)
 {
@@ -94,11 +94,13 @@ int vm_note_trace(lua_State *L)
             return 1;
         }
     }
-    lua_createtable(L, 2, 0);
+    lua_createtable(L, 3, 0);
     lua_pushvalue(L, 1);
     lua_rawseti(L, -2, 1);
     luaL_traceback(L, L, NULL, 1);
     lua_rawseti(L, -2, 2);
+    lx_push_where(L);
+    lua_rawseti(L, -2, 3);
     lua_setfield(L, LUA_REGISTRYINDEX, TRACE);
     lua_settop(L, 1);
     return 1;
@@ -111,10 +113,14 @@ static int describe_error(lua_State *L)
     vm_note_trace(L);
     if (lua_type(L, 1) == LUA_TSTRING)
         return 1;
-    lx_push_where(L);
-    lua_getglobal(L, "tostring");
-    lua_pushvalue(L, 1);
-    lua_call(L, 1, 1);
+    lua_getfield(L, LUA_REGISTRYINDEX, TRACE);
+    lua_rawgeti(L, -1, 3);
+    /* Stack: error, trace, position */
+    const char *text = luaL_callmeta(L, 1, "__tostring") ? lua_tostring(L, -1) : NULL;
+    if (!text)
+        text = lx_to_text(L, 1);
+    lua_pushvalue(L, 3);
+    lua_pushstring(L, text);
     lua_concat(L, 2);
     return 1;
 }

@@ -64,7 +64,7 @@ function M.stream(fn, options)
   options = options or {}
   for name, value in pairs(options) do
     local expected = STREAM_OPTIONS[name]
-    if not expected then raise.misuse('app.stream: unknown option "%s"', tostring(name)) end
+    if not expected then raise.unknown("app.stream", name, STREAM_OPTIONS) end
     if type(value) ~= expected then
       raise.misuse("app.stream: %s: expected a %s, got %s", name, expected, type(value))
     end

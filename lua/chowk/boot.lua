@@ -65,7 +65,10 @@ local function load_module(name)
     return sandbox.freeze(library_require(name), name)
   end
   local chunk = core.bundled(name)
-  if not chunk then raise.misuse("module '%s' not found in the application's code bundle", name) end
+  if not chunk then
+    raise.misuse("module '%s' not found: no %s.lua below app.root (and no LuaRocks or C modules)", name,
+      (name:gsub("%.", "/")))
+  end
   return setfenv(chunk, app_env)(name)
 end
 
@@ -106,8 +109,9 @@ function boot.load(main)
     local routes = library_require "chowk.routes"
     if routes.is_routes(result) then
       list = routes.compile(result)
-    elseif result ~= true then
-      error(("module '%s' must return app.routes(), got %s"):format(main, type(result)), 0)
+    elseif result ~= true or routes.has_any() then
+      error(("module '%s' must return what app.routes() gave it, as its last line: got %s"):format(main,
+        result == true and "nothing" or type(result)), 0)
     end
   end
   freeze_globals()

@@ -49,7 +49,7 @@ end
 local function decode(options)
   if type(options) ~= "table" then misuse("cache.fetch: expected options, a table, got %s", type(options)) end
   for name in pairs(options) do
-    if not OPTIONS[name] then misuse('cache.fetch: unknown option "%s"', tostring(name)) end
+    if not OPTIONS[name] then raise.unknown("cache.fetch", name, OPTIONS) end
   end
   local ttl, stale = duration("ttl", options.ttl, config.get("cache.ttl") / 1000), duration("stale", options.stale, 0)
   if ttl <= 0 then misuse("cache.fetch: ttl must be more than 0") end

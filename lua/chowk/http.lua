@@ -69,7 +69,7 @@ local OPTIONS = { method = true, url = true, query = true, headers = true, basic
 
 local function check_options(what, o)
   for name in pairs(o) do
-    if not OPTIONS[name] then misuse('%s: unknown option "%s"', what, tostring(name)) end
+    if not OPTIONS[name] then raise.unknown(what, name, OPTIONS) end
   end
   if type(o.url) ~= "string" then misuse("%s: expected a URL, got %s", what, type(o.url)) end
   if not METHODS[o.method] then misuse("%s: unknown method %s", what, tostring(o.method)) end

@@ -36,7 +36,7 @@ local function check_options(what, options, allowed)
   if options == nil then return {} end
   if type(options) ~= "table" then misuse("%s: expected options, a table, got %s", what, type(options)) end
   for name in pairs(options) do
-    if not allowed[name] then misuse('%s: unknown option "%s"', what, tostring(name)) end
+    if not allowed[name] then raise.unknown(what, name, allowed) end
   end
   return options
 end
@@ -44,7 +44,7 @@ end
 local function integer(what, name, value, default, min, max)
   if value == nil then return default end
   if type(value) ~= "number" or value % 1 ~= 0 or value < min or value > max then
-    misuse("%s: %s: expected a whole number from %d to %d, got %s", what, name, min, max, tostring(value))
+    misuse("%s: %s: expected a whole number from %d to %d, got %s", what, name, min, max, raise.shown(value))
   end
   return value
 end

@@ -142,11 +142,11 @@ local function refuse(rule, retry)
     { retry_after = retry, ["violated-policies"] = { rule.name } })
 end
 
-local function settle(rules, req, ok, refusing, retry)
+local function settle(rules, ok, refusing, retry)
   if not ok then error(refusing, 0) end
   if refusing == 0 then return end
   if MODE == "on" then refuse(rules[refusing], retry) end
-  log.write("info", "over the rate limit", { class = rules[refusing].name, request_id = req and req.id or "" })
+  log.write("info", "over the rate limit, let through: limit.mode is not on", { class = rules[refusing].name })
 end
 
 -- rule, key, rule, key, …: by the given key, or by the keys that req has for the rules
@@ -161,9 +161,9 @@ local function checker(rules)
   local check = core.check
   if #rules == 1 then
     local rule, key = rules[1].rule, rules[1].key
-    return function(req) settle(rules, req, check(req, 1, rule, key(req))) end
+    return function(req) settle(rules, check(req, 1, rule, key(req))) end
   end
-  return function(req) settle(rules, req, check(req, 1, demands(rules, req))) end
+  return function(req) settle(rules, check(req, 1, demands(rules, req))) end
 end
 
 --- What a route's `limit` option compiles to. For the library.
@@ -206,7 +206,7 @@ end
 -- Yields when Redis counts.
 function M.check(name, who, quantity)
   local rules, ok, refusing, retry = ask(name, who, quantity)
-  settle(rules, type(who) == "userdata" and who or nil, ok, refusing, retry)
+  settle(rules, ok, refusing, retry)
 end
 
 --- The same without raising the refusal.

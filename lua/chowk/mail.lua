@@ -11,6 +11,7 @@
 -- arrived. A mail belongs into a job: it is slow, it cannot be rolled back, and jobs try again. Not inside pg.tx.
 local config = require "chowk.config"
 local core = require "chowk.core.mail"
+local json = require "chowk.json"
 local log = require "chowk.log"
 local message_of = require "chowk.mail_message"
 local raise = require "chowk.raise"
@@ -48,7 +49,7 @@ local function prepare(options)
   if type(options) ~= "table" then misuse("mail.send: expected { to =, subject =, text = }, got %s", type(options)) end
   local m = {}
   for name, value in pairs(options) do
-    if not OPTIONS[name] then misuse('mail.send: unknown option "%s"', tostring(name)) end
+    if not OPTIONS[name] then raise.unknown("mail.send", name, OPTIONS) end
     m[name] = value
   end
   from_template(m, options)
@@ -112,7 +113,7 @@ M.escape = templates.escape
 --- What was sent while there was no mail server: { { id, from, to, subject, text, html, attachments, headers, raw } }
 -- for the last hundred messages of this worker, oldest first. Development only; does not yield.
 function M.outbox()
-  local copy = {}
+  local copy = json.array()
   for i, kept in ipairs(outbox) do copy[i] = kept end
   return copy
 end

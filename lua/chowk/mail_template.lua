@@ -157,7 +157,7 @@ local KEYS = { subject = true, text = true, html = true, filters = true }
 function M.new(source)
   if type(source) ~= "table" then misuse("mail.template: expected { subject =, text =, html =, filters = }") end
   for key in pairs(source) do
-    if not KEYS[key] then misuse('mail.template: unknown part "%s"', tostring(key)) end
+    if not KEYS[key] then raise.unknown("mail.template", key, KEYS) end
   end
   local compiled, filters = {}, source.filters or {}
   for _, part in ipairs(PARTS) do

@@ -179,7 +179,7 @@ local LOCK_OPTIONS = { mode = true, wait = true, key = true }
 
 local function lock_statement(name, ids, options)
   for option in pairs(options) do
-    if not LOCK_OPTIONS[option] then misuse('tx:lock: unknown option "%s"', tostring(option)) end
+    if not LOCK_OPTIONS[option] then raise.unknown("tx:lock", option, LOCK_OPTIONS) end
   end
   local mode = MODES[options.mode or "update"]
   if not mode then misuse('tx:lock: mode must be "update", "no key update", "share" or "key share"') end
@@ -330,7 +330,7 @@ local function decode_options(options, is_final)
   options = options or {}
   if type(options) ~= "table" then misuse("pg.tx: expected options, a table, got %s", type(options)) end
   for name in pairs(options) do
-    if not TX_OPTIONS[name] then misuse('pg.tx: unknown option "%s"', tostring(name)) end
+    if not TX_OPTIONS[name] then raise.unknown("pg.tx", name, TX_OPTIONS) end
   end
   local isolation, retries = ISOLATION[options.isolation or "read committed"], options.retries or DEFAULTS.retries
   if not isolation then

@@ -45,7 +45,7 @@ local function decode_options(options)
   if options == nil then return {} end
   if type(options) ~= "table" then misuse("pg.listen: expected options, a table, got %s", type(options)) end
   for name in pairs(options) do
-    if not OPTIONS[name] then misuse('pg.listen: unknown option "%s"', tostring(name)) end
+    if not OPTIONS[name] then raise.unknown("pg.listen", name, OPTIONS) end
   end
   local queue = options.queue
   if queue ~= nil and (type(queue) ~= "number" or queue % 1 ~= 0 or queue < 1 or queue > 1e6) then

@@ -84,7 +84,7 @@ local function check_options(sql, options)
   if type(sql) ~= "string" then misuse("pg.page: expected a statement, a string, got %s", type(sql)) end
   if type(options) ~= "table" then misuse("pg.page: expected options, a table with by = {…}, got %s", type(options)) end
   for name in pairs(options) do
-    if not OPTIONS[name] then misuse('pg.page: unknown option "%s"', tostring(name)) end
+    if not OPTIONS[name] then raise.unknown("pg.page", name, OPTIONS) end
   end
   if options.desc ~= nil and type(options.desc) ~= "boolean" then
     misuse("pg.page: desc must be true or false: one direction for all columns of by")

@@ -37,6 +37,21 @@ function M.misuse(fmt, ...)
   error(where() .. (select("#", ...) > 0 and fmt:format(...) or fmt), 0)
 end
 
+--- Raises a misuse for an option that is none, and names those that are. @param known table  name → anything
+function M.unknown(what, name, known)
+  local names = {}
+  for key in pairs(known) do names[#names + 1] = key end
+  table.sort(names)
+  M.misuse('%s: unknown option "%s": there are %s', what, tostring(name), table.concat(names, ", "))
+end
+
+--- A value as a message shows it: strings in quotes, of what has no text only its type.
+function M.shown(value)
+  if type(value) == "string" then return ("%q"):format(value) end
+  local kind = type(value)
+  return (kind == "number" or kind == "boolean" or kind == "nil") and tostring(value) or "a " .. kind
+end
+
 local PASSES = { cancelled = true, deadline = true }
 
 local function after_try(ok, ...)

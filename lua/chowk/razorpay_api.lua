@@ -76,7 +76,7 @@ local OPTIONS = { timeout = true }
 local function end_of(what, options)
   if options == nil then return nil end
   for name in pairs(options) do
-    if not OPTIONS[name] then raise.misuse('razorpay.%s: unknown option "%s"', what, tostring(name)) end
+    if not OPTIONS[name] then raise.unknown("razorpay." .. what, name, OPTIONS) end
   end
   return options.timeout and time.mono_ms() + time.seconds(options.timeout) * 1000
 end

@@ -16,6 +16,7 @@ local Routes = {}
 Routes.__index = Routes
 
 local MAX_MOUNTS = 16
+local has_routes = false -- some module has declared one
 local named = {} -- name → {pattern, origin}, of the compiled routes
 
 local function declare_only(what)
@@ -29,7 +30,7 @@ local SIZES = { [""] = 1, B = 1, K = 1024, KB = 1024, KiB = 1024, M = 1048576, M
 local function bytes(value)
   if type(value) == "number" and value >= 1 and value % 1 == 0 then return value end
   local amount, unit = tostring(value):match("^(%d+)%s*(%a*)$")
-  if not amount or not SIZES[unit] then raise.misuse('max_body: expected bytes or "10MiB", got %s', tostring(value)) end
+  if not SIZES[unit] then raise.misuse('max_body: expected bytes or "10MiB", got %s', raise.shown(value)) end
   return amount * SIZES[unit]
 end
 
@@ -54,12 +55,12 @@ end
 
 local function idempotent(value)
   if value == true or value == "steps" then return value end
-  raise.misuse('idempotent: expected true or "steps", got %s', tostring(value))
+  raise.misuse('idempotent: expected true or "steps", got %s', raise.shown(value))
 end
 
 local function guest(value)
   local name = type(value) == "string" and value:match("^body%.([%w_]+)$")
-  if not name then raise.misuse('guest: expected a member of the body, as in "body.email", got %s', tostring(value)) end
+  if not name then raise.misuse('guest: expected a member such as "body.email", got %s', raise.shown(value)) end
   return name
 end
 
@@ -71,7 +72,7 @@ local function read_options(options)
   local out = {}
   for name, value in pairs(options) do
     local reader = READERS[name]
-    if not reader then raise.misuse('unknown route option "%s"', tostring(name)) end
+    if not reader then raise.unknown("route", name, READERS) end
     out[name] = reader(value, name)
   end
   return out
@@ -88,12 +89,16 @@ local function add(self, method, pattern, options, handler)
   if getmetatable(self) ~= Routes then raise.misuse("write routes:%s(…), with a colon", method:lower()) end
   if handler == nil then options, handler = {}, options end
   if type(pattern) ~= "string" or pattern:sub(1, 1) ~= "/" then
-    raise.misuse('a route\'s pattern starts with "/", got %s', tostring(pattern))
+    raise.misuse('a route\'s pattern starts with "/", got %s', raise.shown(pattern))
   end
   if type(options) ~= "table" then raise.misuse("%s: the options must be a table, got %s", pattern, type(options)) end
   if type(handler) ~= "function" then
     raise.misuse("%s: the handler must be a function, got %s", pattern, type(handler))
   end
+  if method == "GET" and options.body then
+    raise.misuse("%s: a GET has no body: declare what it takes as `query`", pattern)
+  end
+  has_routes = true
   local entry = { method = method, pattern = pattern, options = read_options(options), handler = handler,
     origin = origin() }
   self.entries[#self.entries + 1] = entry
@@ -116,7 +121,7 @@ end
 function Routes:mount(prefix, routes)
   declare_only("routes:mount")
   if type(prefix) ~= "string" or not prefix:match("^/") then
-    raise.misuse('routes:mount: the prefix starts with "/", got %s', tostring(prefix))
+    raise.misuse('routes:mount: the prefix starts with "/", got %s', raise.shown(prefix))
   end
   if not M.is_routes(routes) then
     raise.misuse("routes:mount: expected app.routes(), got %s (does the module return its routes?)", type(routes))
@@ -127,6 +132,11 @@ end
 
 function M.new()
   return setmetatable({ entries = {}, uses = {} }, Routes)
+end
+
+--- Whether some module has declared a route, mounted or not.
+function M.has_any()
+  return has_routes
 end
 
 function M.is_routes(value)

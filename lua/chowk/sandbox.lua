@@ -66,6 +66,11 @@ local function app_print(...)
   log.write("info", table.concat(parts, "\t"))
 end
 
+local function no_getenv(name)
+  raise.misuse('os.getenv: write settings = { x = env("%s") } in conf/chowk.lua and read config.settings.x of '
+    .. 'require "chowk.config", or allow it there: sandbox = { allow = { "os.getenv" } }', tostring(name))
+end
+
 local function pick(lib, names)
   local out = {}
   for name in names:gmatch("%S+") do out[name] = lib[name] end
@@ -121,6 +126,7 @@ function M.build(require)
   globals.math = M.freeze(copy(math), "math")
   globals.bit = M.freeze(copy(bit), "bit")
   globals.os = pick(os, "clock date difftime time")
+  globals.os.getenv = no_getenv
   local allowed = config.read()["sandbox.allow"]
   for _, name in ipairs(type(allowed) == "table" and allowed or {}) do grant(globals, name) end
   for library in pairs(GRANTABLE) do globals[library] = M.freeze(globals[library], library) end

@@ -23,7 +23,7 @@ local function check_options(name, opts, allowed)
   if opts == nil then return {} end
   if type(opts) ~= "table" then raise.misuse("t.%s: expected a table of options, got %s", name, type(opts)) end
   for k in pairs(opts) do
-    if not allowed[k] and k ~= "default" then raise.misuse("t.%s: unknown option %q", name, tostring(k)) end
+    if not allowed[k] then raise.unknown("t." .. name, k, allowed) end
   end
   for _, bound in ipairs { "min", "max" } do
     local value = opts[bound]
@@ -64,7 +64,7 @@ local function in_range(opts, value)
   return value
 end
 
-local RANGE = { min = true, max = true }
+local DEFAULT, RANGE = { default = true }, { min = true, max = true, default = true }
 
 local function integer(kind, opts, what)
   return scalar(kind, opts, function(value, ctx)
@@ -108,7 +108,7 @@ local BOOLEANS = { ["true"] = true, ["1"] = true, ["false"] = false, ["0"] = fal
 
 --- true or false; in a URL also 1 and 0. @param opts table|nil  default
 function M.boolean(opts)
-  return scalar("boolean", check_options("boolean", opts, {}), function(value, ctx)
+  return scalar("boolean", check_options("boolean", opts, DEFAULT), function(value, ctx)
     if ctx.is_text and BOOLEANS[value] ~= nil then value = BOOLEANS[value] end
     if type(value) ~= "boolean" then return nil, "must be true or false" end
     return value
@@ -145,12 +145,12 @@ end
 
 --- Text. @param opts table|nil  min, max (characters), pattern (Lua pattern), default
 function M.string(opts)
-  return text_type("string", check_options("string", opts, { min = true, max = true, pattern = true }),
+  return text_type("string", check_options("string", opts, { min = true, max = true, pattern = true, default = true }),
     "has the wrong form")
 end
 
 local function default_of(name, opts)
-  return check_options(name, opts, {}).default
+  return check_options(name, opts, DEFAULT).default
 end
 
 --- Lower-case letters, digits and single hyphens, at most 200.
@@ -195,7 +195,7 @@ end
 
 --- Anything that JSON can hold.
 function M.any(opts)
-  return scalar("any", check_options("any", opts, {}), function(value) return value end)
+  return scalar("any", check_options("any", opts, DEFAULT), function(value) return value end)
 end
 
 local function is_type(value)
