@@ -70,6 +70,16 @@ describe("the command line", function()
     assert.truthy(out:find("app.lua:3: not today", 1, true), out)
   end)
 
+  it("does not wait for code that never ends", function()
+    write("conf/chowk.lua", 'return { reload = { timeout = "100ms" } }')
+    write("app.lua", "local n = 0\nwhile true do n = n + 1 end\n")
+    for _, command in ipairs { "check", "routes" } do
+      local out, code = server.sh(("cd %s && timeout 30 %s %s"):format(dir, CHOWK, command))
+      assert.equal(1, code)
+      assert.equal("app.lua:2: this still ran when the time for new code was over (reload.timeout)\n", out)
+    end
+  end)
+
   it("names both places of a route conflict", function()
     write("app.lua", APP:gsub("return routes", 'routes:get("/items/:other", function() return "x" end)\nreturn routes'))
     local out, code = chowk "check"

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "server/config_json.h"
 
 enum status loaded_open(struct loaded *loaded, const struct app *app, bool has_services, struct err *err)
@@ -11,7 +12,11 @@ enum status loaded_open(struct loaded *loaded, const struct app *app, bool has_s
     if (bundle_fd < 0)
         return ERR;
     config_write_json(app->config, &loaded->json);
+    loaded->guard.time_key = "reload.timeout";
+    loaded->guard.max_bytes = (size_t)config_number(app->config, CONFIG_RELOAD_MAX_MEMORY);
+    atomic_store(&loaded->guard.deadline_ms, clock_ms() + (uint64_t)config_number(app->config, CONFIG_RELOAD_TIMEOUT));
     struct host_opts opts = {.config = app->config,
+                             .guard = &loaded->guard,
                              .config_json = buf_as_slice(&loaded->json),
                              .bundle_fd = bundle_fd,
                              .worker_id = -1,
