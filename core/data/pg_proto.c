@@ -208,6 +208,22 @@ static void append_field(struct err *err, const char *label, const char *text)
     }
 }
 
+/* An application of its own that has not copied the tables of the services it uses. */
+static bool lacks_own_tables(const struct pg_fault *fault)
+{
+    static const char *const NAMES[] = {
+        "\"jobs\"",      "\"cron_runs\"", "\"idempotency_keys\"", "\"cache_forget\"",
+        "\"sequences\"", " job_fence(",   " idempotency_claim(",  " get_next_order_sequence(",
+    };
+    if (!fault->sqlstate || !fault->message ||
+        (strcmp(fault->sqlstate, "42P01") != 0 && strcmp(fault->sqlstate, "42883") != 0))
+        return false;
+    for (size_t i = 0; i < ARRAY_LEN(NAMES); i++)
+        if (strstr(fault->message, NAMES[i]))
+            return true;
+    return false;
+}
+
 void pg_fault_to_err(const struct pg_fault *fault, struct err *err)
 {
     *err = (struct err){0};
@@ -215,7 +231,9 @@ void pg_fault_to_err(const struct pg_fault *fault, struct err *err)
     if (fault->sqlstate)
         memcpy(err->sqlstate, fault->sqlstate, strnlen(fault->sqlstate, sizeof(err->sqlstate) - 1));
     append_field(err, "", fault->detail);
-    append_field(err, "hint: ", fault->hint);
+    append_field(err, "hint: ",
+                 lacks_own_tables(fault) ? "chowk's own tables: copy examples/tables.sql into migrations/"
+                                         : fault->hint);
     append_field(err, "constraint: ", fault->constraint);
     append_field(err, "at character ", fault->position);
 }

@@ -44,7 +44,7 @@ void jobs_call_cancel(struct jobs_call *call)
 void jobs_note_failure(struct jobs *jobs, const char *what, const struct err *err)
 {
     if (!jobs->is_failing)
-        log_warn("jobs wait", LOG_S("for", what), LOG_S("why", err->message));
+        log_warn("jobs wait", LOG_S("for", what), LOG_S("why", err->message), LOG_S("detail", err->detail));
     jobs->is_failing = true;
 }
 
