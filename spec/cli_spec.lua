@@ -56,6 +56,15 @@ describe("the command line", function()
     assert.truthy(out:find "^chowk %d+%.%d+%.%d+\n$")
   end)
 
+  it("helps in 80 columns", function()
+    local list = chowk "--help"
+    for name in list:gmatch("\n  (%l+) ") do
+      for line in (list .. chowk(name .. " --help")):gmatch("[^\n]+") do
+        assert.is_true(#line:gsub("[\128-\191]", "") <= 80, line)
+      end
+    end
+  end)
+
   it("checks an application", function()
     local out, code = chowk "check"
     assert.equal(0, code)

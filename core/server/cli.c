@@ -9,69 +9,82 @@
 
 static const struct cli_command commands[] = {
     {"serve", "[DIR]", "serve the application in DIR (default: here)",
-     "Reads DIR/conf/chowk.lua, starts one worker per core and serves until TERM, which drains. A second TERM stops\n"
-     "at once. It never starts a database: give it DATABASE_URL and REDIS_URL, or pg.url and redis.url.\n",
+     "Reads DIR/conf/chowk.lua, starts one worker per core and serves until TERM,\n"
+     "which drains. A second TERM stops at once. It never starts a database: give it\n"
+     "DATABASE_URL and REDIS_URL, or pg.url and redis.url.\n",
      cmd_serve},
-    {"dev", "[DIR]", "serve it for development, with a private PostgreSQL and Redis if need be",
-     "Development settings: two workers, text log, fixed development secrets. An application with a migrations/\n"
-     "directory gets a private PostgreSQL and Redis below DIR/var for each of DATABASE_URL and REDIS_URL that is not\n"
-     "given, has its migrations applied, and migrations/seed.sql once. Ctrl-C stops everything; the data stays.\n",
+    {"dev", "[DIR]", "for development, with a private PostgreSQL and Redis if need be",
+     "Development settings: two workers, text log, fixed development secrets. An\n"
+     "application with a migrations/ directory gets a private PostgreSQL and Redis\n"
+     "below DIR/var for each of DATABASE_URL and REDIS_URL that is not given, has its\n"
+     "migrations applied, and migrations/seed.sql once. Ctrl-C stops everything; the\n"
+     "data stays.\n",
      cmd_dev},
-    {"reload", "[--rollback] [DIR]", "load the edited code into the running server, without losing a request",
-     "The new code is compiled, run and tested (app.self_test) in a process of its own first; then every worker takes\n"
-     "it over, or none. What is wrong is printed as file:line, with exit code 1, and the code that serves stays.\n"
+    {"reload", "[--rollback] [DIR]", "load edited code into the running server, without losing a request",
+     "The new code is compiled, run and tested (app.self_test) in a process of its\n"
+     "own first; then every worker takes it over, or none. What is wrong is printed\n"
+     "as file:line, with exit code 1, and the code that serves stays.\n"
      "  --rollback   return to the code before the last reload\n",
      cmd_reload},
     {"check", "[--dev] [DIR]", "load configuration, code and routes, and say what is wrong",
-     "Exits 1 with file:line for the first mistake. Connects to nothing.\n  --dev   as `chowk dev` would load it\n",
+     "Exits 1 with file:line for the first mistake. Connects to nothing.\n"
+     "  --dev   as `chowk dev` would load it\n",
      cmd_check},
     {"routes", "[--dev] [DIR]", "list the routes: method, pattern, where they are declared, summary",
      "  --dev   as `chowk dev` would load it\n", cmd_routes},
     {"stop", "[--now] [DIR]", "stop the server of the application in DIR, and wait until it is gone",
-     "As TERM does: it turns readiness off, goes on accepting for stop.lame_duck, then finishes what is in flight.\n"
+     "As TERM does: it turns readiness off, goes on accepting for stop.lame_duck,\n"
+     "then finishes what is in flight.\n"
      "  --now   cut what is in flight\n",
      cmd_stop},
     {"status", "[--json] [DIR]", "show what the server that runs here does",
-     "Workers, generation, rates and latencies of the last seconds, connection pools. Exits 1 when none runs.\n"
+     "Workers, generation, rates and latencies of the last seconds, connection pools.\n"
+     "Exits 1 when none runs.\n"
      "  --json   the same for programs; the admin listener's GET /status gives it too\n",
      cmd_status},
-    {"upgrade", "[DIR]", "replace the server of the application in DIR by the binary that is on the disk now",
-     "As USR2 does: starts it beside the old one, on the same sockets and shared memory, with configuration and code\n"
-     "as they are now. When all its workers are ready the old one finishes what it has begun; if they do not become\n"
-     "ready within upgrade.timeout, the old one goes on, and this exits 1 with the reason.\n",
+    {"upgrade", "[DIR]", "replace the running server by the binary that is on the disk now",
+     "As USR2 does: starts it beside the old one, on the same sockets and shared\n"
+     "memory, with configuration and code as they are now. When all its workers are\n"
+     "ready the old one finishes what it has begun; if they do not become ready\n"
+     "within upgrade.timeout, the old one goes on, and this exits 1 with the reason.\n",
      cmd_upgrade},
     {"migrate", "[status | new NAME | --dry-run]", "apply the SQL migrations that are missing",
-     "Works on DATABASE_URL or pg.url; without one, on the application's private PostgreSQL, started if need be.\n"
+     "Works on DATABASE_URL or pg.url; without one, on the application's private\n"
+     "PostgreSQL, started if need be.\n"
      "  status      list every migration and whether it is applied\n"
      "  new NAME    create the next numbered file in migrations/\n"
      "  --dry-run   list what would be applied\n",
      cmd_migrate},
     {"cache", "[stats | purge KEY… | purge --tag TAG… | purge --all]", "figures of the running server's cache; forget",
-     "Speaks to the server of the application here. purge forgets on all machines that share the Redis.\n"
+     "Speaks to the server of the application here. purge forgets on all machines\n"
+     "that share the Redis.\n"
      "  --json   the answer as JSON\n",
      cmd_cache},
-    {"jobs", "[list [STATE | QUEUE] | dead | retry ID | retry all | cancel ID] [--json]",
+    {"jobs", "[list [WHICH] | dead | retry ID|all | cancel ID] [--json]",
      "look into the queue of background jobs, and revive what died",
      "Works on DATABASE_URL or pg.url, as migrate does.\n"
-     "  list     what waits or runs; with a state or a queue: those\n"
+     "  list     what waits or runs; WHICH: a state or a queue\n"
      "  dead     what was discarded after its last attempt, with its last error\n"
      "  retry    enqueues a dead job again, with all its attempts\n"
      "  cancel   a job that waits\n",
      cmd_jobs},
     {"webhook", "[list [waiting] | replay ID | replay all] [--json]", "show webhooks that were parked, and replay them",
-     "Works on DATABASE_URL or pg.url, as migrate does. A parked webhook is stored, but could not be applied; its "
-     "reason\n"
-     "is below it.\n"
+     "Works on DATABASE_URL or pg.url, as migrate does. A parked webhook is stored,\n"
+     "but could not be applied; its reason is below it.\n"
      "  list      what is parked; with waiting: also what is still to be tried\n"
-     "  replay    applies a stored webhook again, whether it was parked or applied; all: those that are parked\n",
+     "  replay    applies a stored webhook again, whether it was parked or applied;\n"
+     "            all: those that are parked\n",
      cmd_webhook},
     {"run", "[--dev] FILE [ARGS]", "run a Lua file with the application's services",
-     "The file runs as a handler would: pg, redis and the application's modules are there, calls may wait. ARGS are\n"
-     "its `...`. What it returns is printed; an error exits 1.\n  --dev   with development settings\n",
+     "The file runs as a handler would: pg, redis and the application's modules are\n"
+     "there, calls may wait. ARGS are its `...`. What it returns is printed; an error\n"
+     "exits 1.\n"
+     "  --dev   with development settings\n",
      cmd_run},
     {"config", "[--dev] [--keys] [DIR]", "print the effective configuration, secrets masked",
      "One line per key: name, value, where the value came from.\n"
-     "  --dev    as `chowk dev` would see it\n  --keys   every key with type, range, default and meaning\n",
+     "  --dev    as `chowk dev` would see it\n"
+     "  --keys   every key with type, range, default and meaning\n",
      cmd_config},
     {"version", "", "print the version", NULL, cmd_version},
 };
