@@ -248,6 +248,7 @@ routes:get("/misuse", {}, function()
       tx:commit { { "SELECT 1" } }
       return failure(tx.one, tx, "SELECT 1")
     end),
+    dot = failure(function() pg.tx(function(tx) tx.one("SELECT 1") end) end),
     not_function = failure(pg.tx, "SELECT 1"),
     bad_isolation = failure(pg.tx, function() end, { isolation = "chaos" }),
     bad_retries = failure(pg.tx, function() end, { retries = -1 }),
@@ -444,6 +445,7 @@ describe("pg.tx", function()
     for name, text in pairs {
       pool = "tx:query", all = "tx:query", nested = "tx:savepoint", child = "tx:query", ended = "has ended",
       ended_all = "has ended", ended_savepoint = "has ended", committed = "has ended",
+      dot = "write tx:one(…), with a colon",
       not_function = "expected a function", bad_isolation = "repeatable read", bad_retries = "retries",
     } do
       assert.equal("string", type(m[name]), name)

@@ -78,7 +78,9 @@ void bind_pg_refuse_in_tx(lua_State *L)
 void bind_pg_push_unconfigured(lua_State *L)
 {
     struct err err = {0};
-    (void)err_set(&err, ERR_UNAVAILABLE, "PostgreSQL is not configured: set pg.url, or DATABASE_URL");
+    (void)err_set(&err, ERR_UNAVAILABLE,
+                  "PostgreSQL is not configured: set pg.url, or DATABASE_URL "
+                  "(chowk dev starts one where there is a migrations/)");
     lx_push_err(L, &err);
 }
 

@@ -194,7 +194,9 @@ int bind_redis_push_unconfigured(lua_State *L)
     struct err err;
     if (vm_env(vm_of(L))->redis)
         return 0;
-    (void)err_set(&err, ERR_UNAVAILABLE, "redis is not configured: set redis.url, or REDIS_URL");
+    (void)err_set(&err, ERR_UNAVAILABLE,
+                  "redis is not configured: set redis.url, or REDIS_URL "
+                  "(chowk dev starts one where there is a migrations/)");
     lua_pushboolean(L, 0);
     lx_push_err(L, &err);
     return 2;

@@ -71,6 +71,8 @@ static const char *set_text(struct curl_url *out, struct slice text)
     CURLUcode code = curl_url_set(out->handle, CURLUPART_URL, copy, 0);
     free(copy);
     curl_url_set(out->handle, CURLUPART_FRAGMENT, NULL, 0);
+    if (code == CURLUE_BAD_SCHEME)
+        return "it must begin with http:// or https://";
     return code == CURLUE_OK ? take_apart(out) : curl_url_strerror(code);
 }
 

@@ -118,7 +118,9 @@ Tx.__metatable = "pg.tx"
 
 for name, shape in pairs(SHAPES) do
   Tx[name] = function(self, ...)
-    return settle(tx_query(self.handle, shape, ...))
+    local handle = self.handle
+    if handle == nil then misuse("write tx:%s(…), with a colon", name) end
+    return settle(tx_query(handle, shape, ...))
   end
 end
 

@@ -68,6 +68,9 @@ static void test_refused(void **state UNUSED)
     curl_url_free(&url);
     assert_int_equal(curl_url_parse(slice_of(longest, CURL_URL_MAX + 1), &url, NULL), ERR);
     free(longest);
+    struct err err = {0};
+    assert_int_equal(curl_url_parse(slice_str("example.com/x"), &url, &err), ERR);
+    assert_non_null(strstr(err.message, "it must begin with http:// or https://"));
 }
 
 static void test_follow(void **state UNUSED)
