@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "services/limit_count.h"
 
 #define SECOND 1000000ull
@@ -151,6 +152,21 @@ static void test_all_or_none(void **state)
     }
 }
 
+/* As the server asks: machines whose clocks differ count by Redis' one. */
+static void test_time_is_that_of_redis(void **state)
+{
+    struct limit_rule rule = {.name = "now", .limit = 1, .window_us = 100 * SECOND};
+    struct limit_demand demand = {&rule, SLICE("ip")};
+    struct limit_verdict verdict;
+    (void)state;
+    ask(&demand, 1, 1, 0, &verdict);
+    assert_true(verdict.is_allowed);
+    uint64_t half_a_window_on = (uint64_t)clock_wall_ms() * 1000 + rule.window_us / 2;
+    ask(&demand, 1, 1, half_a_window_on, &verdict);
+    assert_false(verdict.is_allowed);
+    assert_in_range(verdict.retry_us, 1, rule.window_us / 2 + SECOND);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +174,7 @@ int main(void)
         cmocka_unit_test(test_large_windows_as_in_c),
         cmocka_unit_test(test_small_windows_are_exact),
         cmocka_unit_test(test_all_or_none),
+        cmocka_unit_test(test_time_is_that_of_redis),
     };
     return cmocka_run_group_tests(tests, open_redis, close_redis);
 }
