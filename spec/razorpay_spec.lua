@@ -71,6 +71,21 @@ describe("chowk.razorpay", function()
     end)
   end
 
+  it("opens no second order where Razorpay cannot tell: it looks for the receipt", function()
+    local careful = server.start { app = APP, env = { RAZORPAY_URL = razorpay.url(sandbox) },
+      config = { workers = 1, jobs = { workers = 0 }, razorpay = { timeout = "500ms", unique_receipt = false },
+        http_client = { breaker_failures = 0 } } }
+    finally(function() careful:stop() end)
+    local function open()
+      return careful:post("/orders", { json = { amount = 75800, receipt = "PC-9" }, timeout = 60 }).json
+    end
+    behave { fail = { path = "/orders", method = "POST", times = 1, how = "lost" } }
+    local first = open()
+    assert.truthy(first.result, first.message)
+    assert.equal(first.result.id, open().result.id)
+    assert.equal(1, count "orders")
+  end)
+
   it("says what Razorpay refuses, and does not repeat it", function()
     local answer = create("PC-3", 99)
     assert.same({ "razorpay_error", 400, false }, { answer.code, answer.status, answer.retryable })

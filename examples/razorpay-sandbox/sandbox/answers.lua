@@ -112,6 +112,7 @@ local HANG_S = 100
 local function next_fault(req)
   local fault = world.get().behaviour.fail
   if not fault or fault.times < 1 or not req.path:find(fault.path, 1, true) then return nil end
+  if fault.method and fault.method ~= req.method then return nil end
   fault.times = fault.times - 1
   return fault.how
 end

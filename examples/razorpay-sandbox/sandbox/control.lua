@@ -55,7 +55,8 @@ routes:post("/behave", {
     refund_ms = t.optional(t.integer { min = 0, max = 60000 }),
     unique_receipts = t.optional(t.boolean()),
     fail = t.optional(t.object {
-      path = t.string {}, times = t.integer { min = 0 }, how = t.enum { "400", "429", "500", "hang", "lost" },
+      path = t.string {}, method = t.optional(t.enum { "GET", "POST" }), times = t.integer { min = 0 },
+      how = t.enum { "400", "429", "500", "hang", "lost" },
     }),
   },
 }, function(req)
