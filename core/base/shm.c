@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -76,7 +77,10 @@ void shm_close(struct shm_map *map)
 
 /* ---- segments ------------------------------------------------------------------------------------------------ */
 
-enum { SPINS = 200 }; /* about ten microseconds: a holder that runs is done by then */
+enum {
+    SPINS = 200,  /* about ten microseconds: a holder that runs is done by then */
+    LATE_MAX = 4, /* waits in vain, then its holder does not run at all */
+};
 
 struct header {
     uint32_t magic, version;
@@ -247,12 +251,17 @@ enum shm_held shm_lock(struct shm_lock *lock, uint32_t wait_us)
         relax();
         rc = pthread_mutex_trylock(&lock->mutex);
     }
-    if (rc == EBUSY && wait_us > 0)
+    if (rc == EBUSY && wait_us > 0 && atomic_load_explicit(&lock->n_late, memory_order_relaxed) < LATE_MAX) {
         rc = wait_for_lock(lock, wait_us);
+        if (rc == ETIMEDOUT)
+            atomic_fetch_add_explicit(&lock->n_late, 1, memory_order_relaxed);
+    }
+    if (rc != 0 && rc != EOWNERDEAD)
+        return SHM_BUSY;
+    if (atomic_load_explicit(&lock->n_late, memory_order_relaxed) > 0)
+        atomic_store_explicit(&lock->n_late, 0, memory_order_relaxed);
     if (rc == 0)
         return SHM_HELD;
-    if (rc != EOWNERDEAD)
-        return SHM_BUSY;
     /* At once, not after the reset: should we die before its end, the next one is told again. */
     CHECK(pthread_mutex_consistent(&lock->mutex) == 0);
     return SHM_ORPHANED;

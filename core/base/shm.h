@@ -60,7 +60,8 @@ void shm_offer_end(void);
 /* One part of a segment and who may touch it. Its holder does no system call, allocates nothing, copies at most 4 KiB.
  */
 struct shm_lock {
-    pthread_mutex_t mutex; /* process-shared, robust */
+    pthread_mutex_t mutex;   /* process-shared, robust */
+    _Atomic uint32_t n_late; /* waits in vain since somebody last had it */
 };
 
 enum shm_held {
@@ -72,6 +73,7 @@ enum shm_held {
 #define SHM_WAIT_MAX_US 5000 /* the loop stands still meanwhile; a holder that dumps core keeps a lock for seconds */
 
 void shm_lock_create(struct shm_lock *lock); /* in shm_layout.create */
-/* Tries, spins briefly, then sleeps at most wait_us (0: not at all; SHM_WAIT_MAX_US: the most). */
+/* Tries, spins briefly, then sleeps at most wait_us (0: not at all; SHM_WAIT_MAX_US: the most). After a few waits in
+ * vain its holder is taken to stand still: until somebody has the lock again it is tried, but not waited for. */
 enum shm_held shm_lock(struct shm_lock *lock, uint32_t wait_us) MUST_CHECK;
 void shm_unlock(struct shm_lock *lock);

@@ -66,7 +66,7 @@ static struct cache_geometry geometry_of(size_t size, size_t max_value)
 
 static struct shm_layout layout_of(const struct cache_geometry *geometry)
 {
-    return (struct shm_layout){.name = "chowk-cache", .magic = 0xcac4e901u, .version = 1, .size = geometry->size};
+    return (struct shm_layout){.name = "chowk-cache", .magic = 0xcac4e901u, .version = 2, .size = geometry->size};
 }
 
 struct dimensions {

@@ -53,7 +53,7 @@ static struct shm_layout layout_of(uint32_t n_keys)
 {
     return (struct shm_layout){.name = "chowk-limit",
                                .magic = 0x11317001u,
-                               .version = 1,
+                               .version = 2,
                                .size = sizeof(struct limit_table) +
                                        (size_t)N_SHARDS * buckets_per_shard(n_keys) * sizeof(struct bucket),
                                .create = create_table};

@@ -46,7 +46,7 @@ static void create_slots(void *memory, const void *data UNUSED)
 
 const struct shm_layout seq_layout = {.name = "chowk-seq",
                                       .magic = 0x5e90a901u,
-                                      .version = 2,
+                                      .version = 3,
                                       .size = N_SLOTS * sizeof(struct seq_slot),
                                       .create = create_slots};
 

@@ -12,9 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "base/clock.h"
 
 static void test_round_trip(void **state)
 {
@@ -234,6 +237,7 @@ static pid_t start_holder(struct counter *counter, bool dies)
     assert_int_equal(pipe(ready), 0);
     pid_t pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* none is left behind by a test that fails */
         if (shm_lock(&counter->lock, 0) != SHM_HELD)
             _exit(1);
         counter->n = -1; /* half of a change */
@@ -310,6 +314,35 @@ static void test_lock_of_the_stopped(void **state)
     close(fd);
 }
 
+/* Every caller would stand still for the whole wait, one after the other, as long as the holder does. */
+static void test_who_stands_still_is_not_waited_for_again_and_again(void **state)
+{
+    (void)state;
+    enum { TRIES = 2000 };
+    int fd = create();
+    struct shm_segment segment = attach(fd);
+    struct counter *counter = segment.body;
+    pid_t pid = start_holder(counter, false);
+    assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid);
+    uint64_t began_ms = clock_ms();
+    for (int i = 0; i < TRIES; i++)
+        assert_int_equal(shm_lock(&counter->lock, SHM_WAIT_MAX_US), SHM_BUSY);
+    assert_true(clock_ms() - began_ms < TRIES * SHM_WAIT_MAX_US / 1000 / 2);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    assert_int_equal(shm_lock(&counter->lock, 0), SHM_ORPHANED);
+    shm_unlock(&counter->lock);
+    pid = start_holder(counter, false); /* another one, who has it for a moment: he is waited for */
+    assert_int_equal(waitpid(pid, NULL, WUNTRACED), pid);
+    began_ms = clock_ms();
+    assert_int_equal(shm_lock(&counter->lock, SHM_WAIT_MAX_US), SHM_BUSY);
+    assert_true(clock_ms() - began_ms >= SHM_WAIT_MAX_US / 1000 - 1);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    shm_detach(&segment);
+    close(fd);
+}
+
 static void test_waits_for_a_moment(void **state)
 {
     (void)state;
@@ -372,6 +405,7 @@ int main(void)
         cmocka_unit_test(test_lock_of_the_dead),
         cmocka_unit_test(test_dies_within_the_reset),
         cmocka_unit_test(test_lock_of_the_stopped),
+        cmocka_unit_test(test_who_stands_still_is_not_waited_for_again_and_again),
         cmocka_unit_test(test_waits_for_a_moment),
         cmocka_unit_test(test_an_offered_segment_is_taken_if_it_fits),
     };
