@@ -5,11 +5,12 @@
  * SIEVE: items stand in a list by age; a hit sets `was_used` and moves nothing. The hand walks from old to new, clears
  * the mark of what was used and evicts the first that was not. After HAND_MAX steps it takes what it stands at.
  *
- * A value over COPY_MAX is read and written outside the lock. A reader pins the item, a writer owns blocks that are in
- * no list yet; both have LEASE_MS, after which others may take the blocks, for whoever held them may be dead. Being
- * late, they notice by their own clock, touch nothing, and call it a miss. An item that was unlinked while pinned, and
- * blocks being filled, are in `limbo` until their holder or the lease's end frees them. A shard whose holder died is
- * emptied; `era` tells those who were outside. */
+ * A value over COPY_MAX is read outside the lock, and written piece by piece, each under it: who is late with a read
+ * has a miss, who were late with a write would have written into another's blocks. A reader pins the item, a writer
+ * owns blocks that are in no list yet; both have LEASE_MS, after which others may take the blocks, for whoever held
+ * them may be dead. Being late, they notice by their own clock, touch nothing, and call it a miss. An item that was
+ * unlinked while pinned, and blocks being filled, are in `limbo` until their holder or the lease's end frees them. A
+ * shard whose holder died is emptied; `era` tells those who were outside. */
 #include "services/cache_l1.h"
 
 #include <stdatomic.h>
@@ -167,6 +168,8 @@ static void free_item(struct view *view, uint32_t at)
     body->n_used -= item->n_blocks;
 }
 
+enum { PIECE = COPY_MAX / BLOCK_SIZE * sizeof(((struct block *)0)->bytes) }; /* whole blocks */
+
 static size_t head_len(size_t n_stamps, size_t key_len)
 {
     return sizeof(struct item) + n_stamps * sizeof(struct cache_stamp) + key_len;
@@ -182,8 +185,9 @@ static struct slice key_of(const struct item *item)
     return slice_of((const char *)(item->stamps + item->n_stamps), item->key_len);
 }
 
-/* Copies the value between the chain at `at` and memory. Bounded, whatever the chain says. */
-static void copy_value(const struct view *view, uint32_t at, size_t skip, size_t len, char *out, const char *in)
+/* Copies the value between the chain at `at` and memory; returns the block after the last that was filled. Bounded,
+ * whatever the chain says. */
+static uint32_t copy_value(const struct view *view, uint32_t at, size_t skip, size_t len, char *out, const char *in)
 {
     while (len > 0 && at > 0 && at <= view->n_blocks) {
         struct block *block = &view->blocks[at];
@@ -199,6 +203,7 @@ static void copy_value(const struct view *view, uint32_t at, size_t skip, size_t
         len -= n;
         skip = 0;
     }
+    return at;
 }
 
 /* ---- lists --------------------------------------------------------------------------------------------------- */
@@ -444,8 +449,20 @@ static uint32_t build(struct view *view, const struct cache_l1_item *from, uint3
     return first;
 }
 
-/* Fills a large value outside the lock, which is held before, and after unless false. */
-static bool fill_outside(struct view *view, uint32_t at, const struct cache_l1_item *from)
+/* Lets others have the lock. False: it is not held, and the item may be theirs: the shard was reset, or we are late. */
+static bool let_others(struct view *view, uint64_t era, uint64_t lease_until_ms)
+{
+    unlock(view);
+    if (!lock(view))
+        return false; /* freed when the lease ends */
+    if (view->shard->era == era && clock_ms() < lease_until_ms)
+        return true;
+    unlock(view);
+    return false;
+}
+
+/* Fills a large value. The lock is held before, and after unless false, but not from one piece to the next. */
+static bool fill_in_pieces(struct view *view, uint32_t at, const struct cache_l1_item *from)
 {
     struct item *item = item_at(view, at);
     uint64_t era = view->shard->era, lease_until_ms = clock_ms() + LEASE_MS;
@@ -453,13 +470,12 @@ static bool fill_outside(struct view *view, uint32_t at, const struct cache_l1_i
     item->n_pins = 1;
     item->lease_until_ms = lease_until_ms;
     enter_limbo(view, at);
-    unlock(view);
-    copy_value(view, at, skip, from->value.len, NULL, from->value.ptr);
-    if (!lock(view))
-        return false; /* freed when the lease ends */
-    if (view->shard->era != era || clock_ms() >= lease_until_ms) {
-        unlock(view);
-        return false;
+    uint32_t block = at;
+    for (size_t done = 0, n; done < from->value.len; done += n, skip = 0) {
+        if (done > 0 && !let_others(view, era, lease_until_ms))
+            return false;
+        n = PIECE - skip < from->value.len - done ? PIECE - skip : from->value.len - done;
+        block = copy_value(view, block, skip, n, NULL, from->value.ptr + done);
     }
     remove_from(view, &view->body->limbo, at);
     item->n_pins = 0;
@@ -478,7 +494,7 @@ bool cache_l1_put(const struct cache_shm *shm, const struct cache_l1_item *from)
     uint32_t at = build(&view, from, n);
     if (from->value.len <= COPY_MAX)
         copy_value(&view, at, head, from->value.len, NULL, from->value.ptr);
-    else if (!fill_outside(&view, at, from))
+    else if (!fill_in_pieces(&view, at, from))
         return false;
     uint32_t old = find(&view, &from->name);
     if (old)

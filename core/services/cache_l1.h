@@ -3,7 +3,7 @@
  * value. What expired, or whose stamps no longer hold (cache_shm.h), is never returned.
  *
  * Nothing waits for a lock beyond 5 ms, then it is a miss (T11); nothing over 4 KiB is copied under one: a large value
- * is pinned, copied outside, and counts only if the pin held. Losing any of it is harmless. */
+ * is written in pieces, and read, pinned, outside, which counts only if the pin held. Losing any of it is harmless. */
 #pragma once
 
 #include "base/buf.h"
@@ -46,5 +46,5 @@ void cache_l1_usage(const struct cache_shm *shm, struct cache_l1_usage *out);
 /* Of cache_shm.c: fills in blocks and buckets of a shard; makes the locks on zeroed memory. */
 void cache_l1_divide(struct cache_geometry *geometry);
 void cache_l1_create(char *shards, const struct cache_geometry *geometry);
-/* Tests: locks the shard of a key and does not unlock it; touches it half-way if `is_dirty`. */
+/* Tests: locks the shard of a key, leaves half of a change in it, and does not unlock it. */
 void cache_l1_hold_for_test(const struct cache_shm *shm, const struct cache_name *name);

@@ -2,7 +2,7 @@
 --
 --   local holder = require "spec.support.holder"
 --   holder.die(s, "chowk-limit") → how many locks its death has left behind
---   local h = holder.stop(s, "chowk-limit")   h.n_locks   h:kill()
+--   local h = holder.stop(s, "chowk-limit")   h.n_locks   h:kill()   h:continue(): it unlocks them
 local server = require "spec.support.server"
 
 local M = {}
@@ -48,6 +48,12 @@ end
 
 function Holder:kill()
   server.sh("kill -9 " .. self.pid)
+  await(self.pid, "Z gone")
+end
+
+--- Lets go of the locks, and what they guard is as it was.
+function Holder:continue()
+  server.sh("kill -CONT " .. self.pid)
   await(self.pid, "Z gone")
 end
 

@@ -3,14 +3,16 @@
 --
 --   luajit tests/fault/holder.lua PID SEGMENT kill|stop     PID has the segment open: the master; SEGMENT: chowk-limit
 --
--- Prints its own pid and the number of locks before it raises the signal. For segments whose locks are aligned as
--- base/shm.h aligns bodies, and best on a server that has just started: a lock is known by how it looks.
+-- Prints its own pid and the number of locks before it raises the signal; when it is continued, it lets go of them.
+-- For segments whose locks are aligned as base/shm.h aligns bodies, and best on a server that has just started: a lock
+-- is known by how it looks.
 local ffi = require "ffi"
 ffi.cdef [[
 int open(const char *path, int flags);
 long lseek(int fd, long offset, int whence);
 void *mmap(void *at, size_t len, int prot, int flags, int fd, long offset);
 int pthread_mutex_trylock(void *mutex);
+int pthread_mutex_unlock(void *mutex);
 int raise(int signal);
 int getpid(void);
 ]]
@@ -38,11 +40,12 @@ local function take(at)
 end
 
 local bytes, len = map()
-local n = 0
+local taken = {}
 for at = ALIGN, len - ALIGN, ALIGN do
-  if take(bytes + at) then n = n + 1 end
+  if take(bytes + at) then taken[#taken + 1] = bytes + at end
 end
-print(ffi.C.getpid(), n)
+print(ffi.C.getpid(), #taken)
 io.stdout:flush()
 io.stdout:close()
 ffi.C.raise(how == "kill" and SIGKILL or SIGSTOP)
+for _, lock in ipairs(taken) do ffi.C.pthread_mutex_unlock(lock) end

@@ -2,6 +2,8 @@
  */
 #include "services/cache_fixture.h"
 
+#include <sys/prctl.h>
+
 /* ---- what comes back ------------------------------------------------------------------------------------------ */
 
 static void assert_value(const struct cache_shm *shm, const char *key, struct slice expected)
@@ -241,8 +243,10 @@ static void test_no_torn_value_while_writers_die(void **state)
     struct machine *m = *state;
     size_t n_hits = 0;
     pid_t steady = fork();
-    if (steady == 0)
+    if (steady == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* none is left behind by a test that fails */
         run_writer(&m->one, 1);
+    }
     for (unsigned i = 0; i < VICTIMS; i++) {
         pid_t victim = fork();
         if (victim == 0)
