@@ -41,6 +41,11 @@ describe("the command line", function()
       assert.equal(0, help_code)
       assert.truthy(help:find("usage: chowk " .. name, 1, true))
     end
+    for misuse, text in pairs { ["-C"] = "a directory is missing", ["migrate status now"] = 'argument "now"' } do
+      out, code = chowk(misuse)
+      assert.equal(2, code)
+      assert.truthy(out:find(text, 1, true), out)
+    end
     for _, misuse in ipairs { "", "sreve", "help sreve", "check --no-such-option", "routes a b", "run", "version x",
       "migrate up", "migrate new Bad-Name", "migrate status --dry-run" } do
       out, code = chowk(misuse)

@@ -40,7 +40,9 @@ describe("configuration", function()
 
   it("suggests the key that was meant", function()
     refused("return {\n  htpp = { max_body = '1MiB' },\n}",
-      "conf/chowk.lua:2: htpp: unknown key; an application's own settings belong into settings = { … }")
+      "conf/chowk.lua:2: htpp: unknown key; did you mean http?")
+    refused("return {\n  colour_of_the_moon = 1,\n}", "conf/chowk.lua:2: colour_of_the_moon: unknown key; "
+      .. "an application's own settings belong into settings = { … }")
     refused("return { http = {\n  max_boddy = '1MiB' } }",
       "conf/chowk.lua:2: http.max_boddy: unknown key; did you mean http.max_body?")
   end)

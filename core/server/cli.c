@@ -214,6 +214,10 @@ static int run_command(int argc, char **argv)
 int cli_main(int argc, char **argv)
 {
     argc--, argv++;
+    if (argc == 1 && strcmp(argv[0], "-C") == 0) {
+        fprintf(stderr, "chowk: -C: a directory is missing\n");
+        return CLI_MISUSE;
+    }
     if (argc >= 2 && strcmp(argv[0], "-C") == 0) {
         if (chdir(argv[1]) != 0) {
             fprintf(stderr, "chowk: cannot work in %s: %m\n", argv[1]);

@@ -97,12 +97,15 @@ static int parse(struct cli_args *args, enum action *action, const char **new_na
         return CLI_MISUSE;
     if (args->argc == 0)
         return CLI_OK;
-    if (strcmp(args->argv[0], "status") == 0 && args->argc == 1 && *action == APPLY) {
+    bool is_status = strcmp(args->argv[0], "status") == 0;
+    if (*action == DRY_RUN || (!is_status && strcmp(args->argv[0], "new") != 0))
+        return cli_misuse(args, "unexpected argument \"%s\"", args->argv[0]);
+    if (is_status && args->argc == 2)
+        return cli_misuse(args, "unexpected argument \"%s\"", args->argv[1]);
+    if (is_status) {
         *action = STATUS;
         return CLI_OK;
     }
-    if (strcmp(args->argv[0], "new") != 0 || *action == DRY_RUN)
-        return cli_misuse(args, "unexpected argument \"%s\"", args->argv[0]);
     if (args->argc != 2 || !is_good_name(args->argv[1]))
         return cli_misuse(args, "new: expected a name of a-z, 0-9 and _, such as add_gift_cards");
     *new_name = args->argv[1];

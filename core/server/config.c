@@ -438,16 +438,21 @@ static size_t edit_distance(struct slice a, struct slice b)
     return row[b.len];
 }
 
-const char *config_suggest(struct slice name)
+struct slice config_suggest(struct slice name)
 {
-    const char *best = NULL;
+    struct slice best = {0};
     size_t best_distance = name.len / 3 + 2; /* beyond this it is another word, not a slip */
     for (int key = 0; key < CONFIG_N_KEYS; key++) {
-        const char *candidate = config_keys[key].name;
-        const char *dot = strrchr(candidate, '.');
-        size_t distance = edit_distance(name, slice_str(candidate));
+        struct slice candidate = slice_str(config_keys[key].name);
+        const char *dot = strrchr(candidate.ptr, '.');
+        size_t distance = edit_distance(name, candidate);
         if (dot && slice_eq(name, slice_str(dot + 1))) /* the right key without its table */
             distance = 0;
+        struct slice table = slice_of(candidate.ptr, dot ? (size_t)(dot - candidate.ptr) : 0);
+        if (table.len && !slice_eq(name, table) && edit_distance(name, table) < distance) {
+            candidate = table;
+            distance = edit_distance(name, table);
+        }
         if (distance < best_distance) {
             best = candidate;
             best_distance = distance;

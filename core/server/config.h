@@ -88,8 +88,8 @@ enum status config_finish(struct config *config, struct err *err) MUST_CHECK;
 
 /* Finds a key by its dotted name; false if there is none. */
 bool config_find(struct slice name, enum config_key *out) MUST_CHECK;
-/* The key that `name` was probably meant to be, or NULL. */
-const char *config_suggest(struct slice name);
+/* The key, or the table of keys, that `name` was probably meant to be; empty: none. Lives for ever. */
+struct slice config_suggest(struct slice name);
 
 bool config_is_set(const struct config *config, enum config_key key);
 int64_t config_number(const struct config *config, enum config_key key);   /* 0 if unset */

@@ -118,10 +118,10 @@ static void complain(struct load *load, const char *name, const char *message)
 static void complain_unknown(struct load *load, const char *name)
 {
     struct buf text = {0};
-    const char *suggestion = config_suggest(slice_str(name));
+    struct slice suggestion = config_suggest(slice_str(name));
     buf_printf(&text, "%s: unknown key", name);
-    if (suggestion)
-        buf_printf(&text, "; did you mean %s?", suggestion);
+    if (suggestion.len)
+        buf_printf(&text, "; did you mean %.*s?", SLICE_FMT(suggestion));
     else
         buf_lit(&text, "; an application's own settings belong into settings = { … }");
     buf_byte(&text, '\0');

@@ -231,10 +231,11 @@ static void test_names(void **state)
     assert_true(config_find(SLICE("http.max_body"), &key));
     assert_int_equal(key, CONFIG_HTTP_MAX_BODY);
     assert_false(config_find(SLICE("http"), &key));
-    assert_string_equal(config_suggest(SLICE("pg.pool_sise")), "pg.pool_size");
-    assert_string_equal(config_suggest(SLICE("worker")), "workers");
-    assert_string_equal(config_suggest(SLICE("max_body")), "http.max_body");
-    assert_null(config_suggest(SLICE("colour_of_the_moon")));
+    assert_true(slice_eq(config_suggest(SLICE("pg.pool_sise")), SLICE("pg.pool_size")));
+    assert_true(slice_eq(config_suggest(SLICE("worker")), SLICE("workers")));
+    assert_true(slice_eq(config_suggest(SLICE("max_body")), SLICE("http.max_body")));
+    assert_true(slice_eq(config_suggest(SLICE("limits")), SLICE("limit")));
+    assert_int_equal(config_suggest(SLICE("colour_of_the_moon")).len, 0);
 }
 
 /* ---- units ---- */
