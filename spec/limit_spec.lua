@@ -223,6 +223,23 @@ describe("chowk.limit, otherwise", function()
     assert.equal('"closed";q=2;w=900', s:get("/closed").headers["ratelimit-policy"])
   end)
 
+  it("asks a Redis that has fallen silent now and then, not for each request", function()
+    local node = redis.start()
+    local s = start { store = "redis", redis_url = node:url() }
+    finally(function() s:stop() node:stop() end)
+    assert.equal(200, s:get("/open").status)
+    node:cli "config resetstat"
+    node:signal "STOP"
+    for _ = 1, 30 do assert.equal(200, s:get("/open").status) end
+    node:signal "CONT"                -- and now it counts what it was asked
+    local n
+    server.eventually("its count", function()
+      n = tonumber(node:cli("info commandstats"):match "cmdstat_evalsha:calls=(%d+)")
+      return n
+    end)
+    assert.truthy(n < 15, n)
+  end)
+
   it("names the line of a class that is not there", function()
     local ok, why = pcall(server.start, { app = 'local r = require "chowk.app".routes()\n\n'
       .. 'r:get("/", { limit = "nothing" }, function() return "" end)\nreturn r' })

@@ -1,5 +1,6 @@
 /* Which store counts, and what happens when it does not answer: a check goes to shared memory, or to Redis with a short
- * deadline of its own, and from a silent Redis to the rules' policies. The store's silence is logged once a minute. */
+ * deadline of its own, and from a silent Redis to the rules' policies. Who was kept waiting in vain spares others that:
+ * for a moment only closed rules ask it again. The store's silence is logged once a minute. */
 #include "services/limit.h"
 
 #include <stdio.h>
@@ -16,7 +17,7 @@
 #define LIMITS_MAGIC 0x11317001u
 #define CHECK_MAGIC 0x11317002u
 
-enum { REDIS_MS = 250, COMPLAIN_MS = 60000 };
+enum { REDIS_MS = 250, REST_MS = 1000, COMPLAIN_MS = 60000 };
 
 enum result { ALLOWED, REFUSED, REPORTED, N_RESULTS };
 
@@ -34,6 +35,7 @@ struct limits {
     struct list checks;
     struct tally *tallies;
     size_t n_tallies;
+    uint64_t rest_until_ms; /* Redis has let a check wait in vain */
     uint64_t complained_ms, n_fallbacks;
 };
 
@@ -42,6 +44,7 @@ struct limit_check {
     struct limits *limits;
     struct list node;
     struct redis_op *op;
+    uint64_t due_ms; /* Redis is silent if it has not answered by then */
     struct limit_call call;
     struct limit_demand demands[LIMIT_DEMANDS_MAX];
     char keys[]; /* what the demands' keys borrow */
@@ -201,6 +204,8 @@ static void on_reply(void *data, const struct redis_value *value, const struct e
         status = OK;
     } else if (!err || err->code != ERR_CANCELLED) {
         complain(limits, err ? err : &why);
+        if (loop_now(limits->opts.loop) >= check->due_ms)
+            limits->rest_until_ms = loop_now(limits->opts.loop) + REST_MS;
         status = fall_back(limits, &call, verdicts, &why);
     } else {
         why = *err;
@@ -237,6 +242,7 @@ static struct limit_check *ask_redis(struct limits *limits, const struct limit_c
     uint64_t soon_ms = loop_now(limits->opts.loop) + (limits->opts.redis_ms ? limits->opts.redis_ms : REDIS_MS);
     limit_script_args_create(&args, limits->opts.prefix, call->demands, call->n_demands, call->quantity, 0);
     struct limit_check *check = check_new(limits, call);
+    check->due_ms = soon_ms;
     struct redis_script_call run = {.keys = args.keys,
                                     .args = args.args,
                                     .n_keys = args.n_keys,
@@ -258,6 +264,8 @@ enum status limits_check(struct limits *limits, const struct limit_call *call, s
     CHECK(call->n_demands > 0 && call->n_demands <= LIMIT_DEMANDS_MAX);
     if (!limits->opts.redis)
         return check_here(limits, call, verdicts, err);
+    if (loop_now(limits->opts.loop) < limits->rest_until_ms && !is_closed(limits, call))
+        return fall_back(limits, call, verdicts, err);
     *check = ask_redis(limits, call);
     return AGAIN;
 }
