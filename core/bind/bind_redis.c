@@ -325,10 +325,19 @@ static int script_run(lua_State *L)
     return park_on(L, co, redis_script_run(vm_env(vm_of(L))->redis, script, &call));
 }
 
+/* is_up() → boolean */
+static int is_up(lua_State *L)
+{
+    const struct redis *redis = vm_env(vm_of(L))->redis;
+    lua_pushboolean(L, redis && redis_is_up(redis));
+    return 1;
+}
+
 int bind_redis_open(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"command", command},   {"pipeline", pipeline},     {"multi", multi},
-                                         {"script", script_new}, {"run_script", script_run}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"command", command},       {"pipeline", pipeline}, {"multi", multi}, {"script", script_new},
+        {"run_script", script_run}, {"is_up", is_up},       {NULL, NULL}};
     lx_new_class(L, SCRIPT_META);
     lua_pop(L, 1);
     lua_createtable(L, 0, 9);

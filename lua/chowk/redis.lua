@@ -39,6 +39,12 @@ function M.call(...)
   return settle(command(...))
 end
 
+--- Is the connection there? Waits for nothing: a Redis that has fallen silent counts as up until that is noticed,
+-- within a minute.
+-- @return boolean
+-- Does not yield.
+M.is_up = core.is_up
+
 -- ---- scripts --------------------------------------------------------------------------------------------------
 
 local Script = {}

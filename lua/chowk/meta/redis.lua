@@ -17,6 +17,11 @@ local redis = {}
 ---@return chowk.redis.reply
 function redis.call(name, ...) end
 
+---Is the connection there? Waits for nothing: a Redis that has fallen silent counts as up until that is noticed,
+---within a minute.
+---@return boolean
+function redis.is_up() end
+
 ---Sends several commands in one write: `redis.pipeline{ {"GET", "a"}, {"INCR", "b"} }`. A reply is nil for Redis nil,
 ---and an error table where Redis answered with an error.
 ---@param commands (chowk.redis.arg|chowk.redis.script|string[])[][] a script is `{ script, { keys }, args… }`
