@@ -90,10 +90,8 @@ describe("the shop without its Redis", function()
 
   setup(function()
     node = redis.start()
-    s = shop.start({ start = function(opts)
-      opts.redis_url = node:url()
-      return server.start(opts)
-    end }, { config = { workers = 2, limit = { store = "redis" } }, env = { LIMITS = "report" } })
+    s = shop.start(server, { redis_url = node:url(), env = { LIMITS = "report" },
+      config = { workers = 2, limit = { store = "redis" } } })
     s:exec(("UPDATE inventory SET track = true, on_hand = %d, reserved = 0 WHERE sku = '%s'"):format(ON_HAND, MUG))
     -- Each order is known to Razorpay from its birth.
     s:exec [[CREATE FUNCTION open_at_once() RETURNS trigger LANGUAGE plpgsql AS

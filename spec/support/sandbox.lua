@@ -34,7 +34,7 @@ end
 function M.url(sandbox) return "http://127.0.0.1:" .. sandbox.port .. "/v1" end
 
 --- A shop and its Razorpay: the one asks, the other delivers webhooks.
--- @param opts table|nil  config, env: as shop.start  @return shop's server, sandbox's server
+-- @param opts table|nil  config, env, redis_url: as shop.start  @return shop's server, sandbox's server
 function M.with_shop(server, shop, opts)
   opts = opts or {}
   local port = server.free_port()
@@ -42,7 +42,7 @@ function M.with_shop(server, shop, opts)
     webhook_url = "http://127.0.0.1:" .. port .. "/api/webhooks/razorpay" })
   local env = { RAZORPAY_URL = M.url(sandbox), RAZORPAY_KEY_ID = "rzp_test_development" }
   for name, value in pairs(opts.env or {}) do env[name] = value end
-  return shop.start(server, { config = opts.config, env = env, port = port }), sandbox
+  return shop.start(server, { config = opts.config, env = env, port = port, redis_url = opts.redis_url }), sandbox
 end
 
 return M

@@ -159,7 +159,8 @@ function M.start(server, opts)
     RAZORPAY_WEBHOOK_SECRET = M.WEBHOOK_SECRET .. ",old_webhook_secret",
   }
   for k, v in pairs(opts.env or {}) do env[k] = v end
-  return server.start { config = opts.config, env = env, pg = opts.pg, port = opts.port, url = opts.url }
+  return server.start { config = opts.config, env = env, pg = opts.pg, port = opts.port, url = opts.url,
+    redis_url = opts.redis_url }
 end
 
 return M
