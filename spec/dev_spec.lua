@@ -28,12 +28,7 @@ describe("chowk dev", function()
     local out = server.sh(("curl -s -m 20 http://127.0.0.1:%d%s"):format(port, path))
     return out
   end
-  local function is_alive(id)
-    local f = id and io.open("/proc/" .. id .. "/status")
-    local status = f and f:read("*a") or ""
-    if f then f:close() end
-    return status:find("\nState:%s+[^Z]") ~= nil
-  end
+  local function is_alive(id) return id ~= nil and server.is_alive(id) end
   local function chowk(arguments)
     return server.sh(("cd %s && env -u DATABASE_URL -u REDIS_URL %s %s"):format(dir, CHOWK, arguments))
   end

@@ -50,10 +50,7 @@ describe("processes", function()
     return text
   end
 
-  local function is_alive(pid)
-    local status = read("/proc/" .. pid .. "/status")
-    return status ~= "" and not status:find("\nState:%s+Z")
-  end
+  local is_alive = server.is_alive
 
   -- Starts chowk; its exit code is written to <dir>/exit when it ends.
   local function start(dir, port, command, admin)

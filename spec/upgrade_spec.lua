@@ -98,12 +98,7 @@ describe("an upgrade", function()
     return l
   end
 
-  local function is_gone(pid)
-    local f = io.open("/proc/" .. pid .. "/status")
-    local status = f and f:read("*a")
-    if f then f:close() end
-    return not status or status:find("\nState:%s+Z") ~= nil
-  end
+  local function is_gone(pid) return not server.is_alive(pid) end
 
   local function upgraded(l, begin)
     local old = s.pid

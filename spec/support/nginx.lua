@@ -30,13 +30,7 @@ end
 
 function Nginx:stop()
   server.sh("kill " .. self.pid)
-  server.eventually("end of nginx", function()
-    local status = io.open("/proc/" .. self.pid .. "/status")
-    if not status then return true end
-    local text = status:read("*a")
-    status:close()
-    return text:find("\nState:%s+Z") ~= nil
-  end)
+  server.eventually("end of nginx", function() return not server.is_alive(self.pid) end)
   server.sh("rm -rf " .. self.dir)
 end
 

@@ -22,10 +22,7 @@ local function read(path)
   return text
 end
 
-function Node:is_alive() -- a zombie nobody has reaped yet is not alive
-  local status = self.pid and read("/proc/" .. self.pid .. "/status") or ""
-  return status ~= "" and not status:find("\nState:%s+Z")
-end
+function Node:is_alive() return self.pid ~= nil and server.is_alive(self.pid) end
 
 -- The answer as text, "" when there is none. Gives up by itself.
 function Node:cli(command)

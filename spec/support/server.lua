@@ -203,11 +203,12 @@ function Server:logged(text)
   return (pcall(M.eventually, text, function() return self:log():find(text, 1, true) end))
 end
 -- A zombie nobody has reaped yet is not alive, once its other threads, which hold its descriptors, have ended too.
-function Server:is_alive()
-  local status = read("/proc/" .. self.pid .. "/status")
-  if not status then return false end
+function M.is_alive(pid)
+  local status = read("/proc/" .. pid .. "/status")
+  if not status or not status:find "\nState:" then return false end
   return not status:find("\nState:%s+Z") or tonumber(status:match "\nThreads:%s+(%d+)") > 1
 end
+function Server:is_alive() return M.is_alive(self.pid) end
 function Server:kill(signal) M.sh("kill -" .. (signal or "TERM") .. " " .. self.pid) end
 
 -- Waits until fn() is true; raises with `what` when it has not become so within seconds.

@@ -81,12 +81,7 @@ function M.footprint(pid)
   return tonumber(anon) * 1024, tonumber((server.sh("ls /proc/" .. pid .. "/fd | wc -l"):match("%d+")))
 end
 
-function M.is_alive(pid)
-  local f = io.open("/proc/" .. pid .. "/status")
-  local status = f and f:read("*a")
-  if f then f:close() end
-  return status ~= nil and not status:find("\nState:%s+Z")
-end
+M.is_alive = server.is_alive
 
 --- wrk in the background for so many seconds → function: waits for its end → {rps, p99_ms, failed, text}
 function M.wrk(port, path, seconds, connections)
