@@ -33,7 +33,7 @@ describe("a shop that asks Razorpay", function()
   end
   local function verify(proof) return s:post("/api/payments/verify", { json = proof, timeout = 60 }) end
   local function run(kind, args)
-    s:exec(("INSERT INTO jobs (kind, args) VALUES ('%s', '%s')"):format(kind, args))
+    s:exec(("INSERT INTO jobs (kind, args) VALUES ('%s', '%s'); NOTIFY chowk_jobs, 'default'"):format(kind, args))
   end
   local function becomes(state, order)
     server.eventually("order is " .. state, function() return shop.state(s, order) == state end)
