@@ -5,13 +5,13 @@ local socket = require "socket"
 
 local CHOWK = os.getenv "CHOWK"
 local APP = [[
-local app, task = require "chowk.app", require "chowk.task"
+local app, log, task = require "chowk.app", require "chowk.log", require "chowk.task"
 local routes = app.routes()
 routes:get("/", function() return { hello = "world" } end)
 routes:get("/stopping", function() return app.is_stopping() and 503 or 200, {} end)
 local kept = {}
 routes:get("/grow", function() for i = 1, 150 do kept[i] = ("x"):rep(1048576) .. i end return {} end)
-routes:get("/slow", function() task.sleep(1); return { slow = true } end)
+routes:get("/slow", function() log.info "begun"; task.sleep(1); return { slow = true } end)
 return routes
 ]]
 
@@ -29,7 +29,7 @@ return routes]])
 local CONF = "return { workers = 2, stop = { lame_duck = 0 } }"
 
 describe("processes", function()
-  local dirs, pids
+  local dirs, pids, socks
 
   local function new_dir(app, conf)
     local dir = server.sh("mktemp -d /tmp/chowk-process.XXXXXX"):match("%S+")
@@ -96,12 +96,21 @@ describe("processes", function()
     return tonumber(server.sh("pgrep -P " .. s.pid .. " -f -- '--worker " .. id .. "'"):match("%d+"))
   end
 
+  -- A connection whose request is being answered.
+  local function ask_slow(s)
+    local sock = socket.connect("127.0.0.1", s.port)
+    socks[#socks + 1] = sock -- it stays open
+    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.eventually("the request's arrival", function() return s.log():find('"msg":"begun"', 1, true) end)
+    return sock
+  end
+
   local function exit_code(s)
     server.eventually("exit", function() return read(s.dir .. "/exit"):find("\n") end)
     return tonumber(read(s.dir .. "/exit"))
   end
 
-  before_each(function() dirs, pids = {}, {} end)
+  before_each(function() dirs, pids, socks = {}, {}, {} end)
   after_each(function()
     for _, pid in ipairs(pids) do
       if is_alive(pid) then server.sh("kill -KILL " .. pid) end
@@ -138,9 +147,7 @@ describe("processes", function()
 
   it("answers what is in flight before it stops", function()
     local s = serving(new_dir())
-    local sock = socket.connect("127.0.0.1", s.port)
-    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-    socket.sleep(0.2)
+    local sock = ask_slow(s)
     server.sh("kill -TERM " .. s.pid)
     sock:settimeout(10)
     local answer = sock:receive("*l")
@@ -150,9 +157,7 @@ describe("processes", function()
 
   it("takes a second TERM as now", function()
     local s = serving(new_dir((APP:gsub("sleep%(1%)", "sleep(60)"))))
-    local sock = socket.connect("127.0.0.1", s.port)
-    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-    socket.sleep(0.2)
+    ask_slow(s)
     server.sh("kill -TERM " .. s.pid)
     socket.sleep(0.3)
     assert.truthy(is_alive(s.pid))
@@ -163,9 +168,7 @@ describe("processes", function()
   it("cuts what is in flight at the drain deadline", function()
     local s = serving(new_dir((APP:gsub("sleep%(1%)", "sleep(60)")),
       "return { workers = 1, drain = '300ms', stop = { lame_duck = 0 } }"))
-    local sock = socket.connect("127.0.0.1", s.port)
-    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-    socket.sleep(0.2)
+    ask_slow(s)
     server.sh("kill -TERM " .. s.pid)
     assert.equal(0, exit_code(s))
     assert.truthy(s.log():find("drain deadline passed", 1, true), s.log())
@@ -298,9 +301,7 @@ describe("processes", function()
   it("drains and ends its workers when the master is killed", function()
     local s = serving(new_dir())
     local left = workers(s)
-    local sock = socket.connect("127.0.0.1", s.port)
-    sock:send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-    socket.sleep(0.2)
+    local sock = ask_slow(s)
     server.sh("kill -KILL " .. s.pid)
     sock:settimeout(10)
     assert.equal("HTTP/1.1 200 OK", (sock:receive("*l")))

@@ -4,11 +4,11 @@ local server = require "spec.support.server"
 local socket = require "socket"
 
 local APP = [[
-local app, task = require "chowk.app", require "chowk.task"
+local app, log, task = require "chowk.app", require "chowk.log", require "chowk.task"
 local routes = app.routes()
 routes:get("/healthz", function() return "ok" end)
 routes:get("/work", function() task.sleep(0.005); return "done" end)
-routes:get("/long", function() task.sleep(0.6); return "late but whole" end)
+routes:get("/long", function() log.info "begun"; task.sleep(0.6); return "late but whole" end)
 routes:get("/readyz", function() return app.is_stopping() and 503 or 200, {} end)
 return routes
 ]]
@@ -62,7 +62,7 @@ describe("a stop", function()
     start { stop = { lame_duck = 0 } }
     local sock = assert(socket.connect("127.0.0.1", s.port))
     sock:send("GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
-    socket.sleep(0.1) -- let it arrive; were it slower, the answer below would be missing
+    assert.is_true(s:logged "begun")
     s:kill "TERM"
     server.eventually("a refusal", function()
       local probe = socket.tcp()
