@@ -1,6 +1,8 @@
-/* `chowk status`: what status.c has collected, as a table that a person likes to read. Trouble stands out. */
+/* `chowk status`: what status.c has collected, as a table that a person likes to read, in 80 columns.
+ * Trouble stands out. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "server/cli.h"
 #include "server/status.h"
@@ -13,12 +15,20 @@ static void cell_duration(char out[CELL], int64_t ms)
     int64_t s = ms / 1000;
     if (s < 120)
         snprintf(out, CELL, "%lld s", (long long)s);
-    else if (s < 2 * 3600)
+    else if (s < 100 * 60)
         snprintf(out, CELL, "%lld min", (long long)(s / 60));
     else if (s < 2 * 86400)
         snprintf(out, CELL, "%lld h %lld min", (long long)(s / 3600), (long long)(s / 60 % 60));
     else
         snprintf(out, CELL, "%lld d %lld h", (long long)(s / 86400), (long long)(s / 3600 % 24));
+}
+
+/* One unit of it: a column is narrow. */
+static void cell_age(char out[CELL], int64_t ms)
+{
+    cell_duration(out, ms);
+    char *unit = strchr(out, ' ') + 1;
+    unit[strcspn(unit, " ")] = '\0';
 }
 
 static void cell_latency(char out[CELL], uint64_t us)
@@ -84,7 +94,7 @@ static void text_head(struct buf *out, const struct status_report *status, bool 
 
 static void row(struct buf *out, const char *const cells[11])
 {
-    buf_printf(out, "  %-11s %7s  %-9s %11s %5s %9s %9s %9s %9s %9s %9s\n", cells[0], cells[1], cells[2], cells[3],
+    buf_printf(out, "  %-9s %6s %-8s %6s %3s %4s %5s %7s %7s %6s %7s\n", cells[0], cells[1], cells[2], cells[3],
                cells[4], cells[5], cells[6], cells[7], cells[8], cells[9], cells[10]);
     while (out->ptr[out->len - 2] == ' ')
         out->len--;
@@ -95,7 +105,7 @@ static void text_process(struct buf *out, const struct status_process *process)
 {
     char pid[CELL], up[CELL], generation[CELL], in_flight[CELL], rps[CELL], p50[CELL], p99[CELL], rss[CELL], heap[CELL];
     snprintf(pid, CELL, "%d", process->pid);
-    cell_duration(up, process->uptime_ms);
+    cell_age(up, process->uptime_ms);
     snprintf(generation, CELL, process->generation ? "%u" : "-", process->generation);
     if (process->n_generations > 1) /* old ones still finish */
         snprintf(generation + strlen(generation), CELL - strlen(generation), "+%u", process->n_generations - 1);
@@ -115,8 +125,8 @@ static void text_process(struct buf *out, const struct status_process *process)
 static void text_processes(struct buf *out, const struct status_report *status, bool is_colour)
 {
     buf_slice(out, is_colour ? SLICE("\n\033[2m") : SLICE("\n"));
-    row(out, (const char *const[]){"process", "pid", "state", "up", "gen", "in flight", "req/s", "p50", "p99", "memory",
-                                   "lua"});
+    row(out,
+        (const char *const[]){"process", "pid", "state", "up", "gen", "busy", "req/s", "p50", "p99", "memory", "lua"});
     buf_slice(out, is_colour ? SLICE("\033[0m") : SLICE(""));
     for (size_t i = 0; i < status->n_processes; i++)
         text_process(out, &status->processes[i]);
@@ -149,7 +159,11 @@ static void service(struct buf *out, bool is_colour, const char *label, const ch
     buf_printf(out, "  %-11s ", label);
     if (trouble)
         buf_printf(out, "%s%s%s; ", is_colour ? "\033[31m" : "", trouble, is_colour ? "\033[0m" : "");
-    buf_printf(out, "%s\n", text);
+    size_t first = strcspn(text, ";");
+    if (text[first] && 14 + (trouble ? strlen(trouble) + 2 : 0) + strlen(text) > 80)
+        buf_printf(out, "%.*s;\n%13s%s\n", (int)first, text, "", text + first + 1);
+    else
+        buf_printf(out, "%s\n", text);
 }
 
 static void text_pg(struct buf *out, bool is_colour)
