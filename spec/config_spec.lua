@@ -38,6 +38,11 @@ describe("configuration", function()
       'conf/chowk.lua:2: drain: expected a duration such as "30s" within 0..1h, got 30')
   end)
 
+  it("tells the first of several mistakes, and that there are more", function()
+    refused("return {\n  drain = 30,\n  htpp = 1,\n  workers = true,\n}",
+      'conf/chowk.lua:2: drain: expected a duration such as "30s" within 0..1h, got 30 (and 2 more)')
+  end)
+
   it("suggests the key that was meant", function()
     refused("return {\n  htpp = { max_body = '1MiB' },\n}",
       "conf/chowk.lua:2: htpp: unknown key; did you mean http?")

@@ -26,6 +26,7 @@ struct load {
     struct slice source;
     struct err *err;
     int err_line; /* of the mistake in err; 0 = none yet, INT_MAX = one without a line */
+    unsigned n_mistakes;
 };
 
 static enum status read_all(const char *path, struct buf *out, struct err *err)
@@ -105,6 +106,7 @@ static void open_libraries(lua_State *L)
 static void complain(struct load *load, const char *name, const char *message)
 {
     int line = config_lines_find(load->source, name);
+    load->n_mistakes++;
     int rank = line > 0 ? line : INT32_MAX;
     if (load->err_line && load->err_line <= rank)
         return;
@@ -281,6 +283,10 @@ enum status config_load_file(struct config *config, struct err *err)
         const char *message = lua_tostring(L, -1);
         err_set(err, ERR_INVALID, "%s", message ? message : "configuration: an error that is no string");
         load.err_line = 1;
+    }
+    if (load.n_mistakes > 1) {
+        size_t len = strlen(err->message);
+        snprintf(err->message + len, sizeof(err->message) - len, " (and %u more)", load.n_mistakes - 1);
     }
     lua_close(L);
     buf_free(&source);
