@@ -173,6 +173,7 @@ install: all
 	install -D -m 755 $(BUILD)/chowk $(DESTDIR)$(PREFIX)/bin/chowk
 	install -d $(DESTDIR)$(PREFIX)/share/chowk/meta
 	install -m 644 lua/chowk/meta/*.lua $(DESTDIR)$(PREFIX)/share/chowk/meta/
+	install -m 644 examples/tables.sql $(DESTDIR)$(PREFIX)/share/chowk/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 conf/chowk.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' conf/chowk.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/chowk.service
