@@ -6,6 +6,7 @@ local shop = require "spec.support.shop"
 
 local MUG = "MGCHAI-11OZ"
 local ADMIN = { Authorization = "Bearer spec-admin" }
+local API = { Authorization = "Basic " .. mime.b64("rzp_test_development:" .. shop.KEY_SECRET) }   -- of the sandbox
 
 describe("a shop that asks Razorpay", function()
   local sandbox, s
@@ -43,7 +44,7 @@ describe("a shop that asks Razorpay", function()
   end
   local function refund_by_hand(payment_id, amount)
     local answer = sandbox:post("/v1/payments/" .. payment_id .. "/refund", { json = { amount = amount },
-      headers = { Authorization = "Basic " .. mime.b64("rzp_test_development:" .. shop.KEY_SECRET) } })
+      headers = API })
     assert.equal(200, answer.status, answer.body)
   end
   local function refunds_of(payment_id)
@@ -52,6 +53,9 @@ describe("a shop that asks Razorpay", function()
       if r.payment_id == payment_id then found[#found + 1] = r.id end
     end
     return found
+  end
+  local function razorpay_state(payment_id)
+    return sandbox:get("/v1/payments/" .. payment_id, { headers = API }).json.status
   end
   local function payment_state(payment_id)
     local row = s:sql("SELECT status FROM payments WHERE razorpay_payment_id = '" .. payment_id .. "'")[1]
@@ -101,6 +105,52 @@ describe("a shop that asks Razorpay", function()
     run("payment.reconcile", "{}")
     becomes("confirmed/paid", order)
     assert.equal("pending/unpaid", shop.state(s, unpaid))
+  end)
+
+  it("captures no payment that is not for an order of ours", function()
+    local foreign = sandbox:post("/v1/orders", { json = { amount = 50000, currency = "INR" }, headers = API }).json
+    local id = pay({ razorpay_order_id = foreign.id }).razorpay_payment_id
+    shop.webhook(s, shop.refund_event("processed", { razorpay_order_id = foreign.id, total_paise = 50000 }, id,
+      "rfnd_SpecForeign01", 100), "EvtForeignRefund")   -- of it, Razorpay is asked
+    server.eventually("parked", function()
+      return #s:sql "SELECT 1 FROM webhook_events WHERE event_id = 'EvtForeignRefund' AND next_attempt_at = 'infinity'"
+        == 1
+    end)
+    assert.equal("authorized", razorpay_state(id))
+    assert.truthy(s:logged "payment not captured")
+  end)
+
+  it("captures no payment that is not an order's price, and says so once", function()
+    local order, other = place(), place()
+    local proofs = { pay(open(order).json), pay(open(other).json) }
+    for _, o in ipairs { order, other } do grow_old(o) end
+    s:exec("UPDATE orders SET subtotal_paise = subtotal_paise + 1, total_paise = total_paise + 1 WHERE order_number = '"
+      .. order.number .. "'")
+    s:exec("UPDATE orders SET currency = 'USD' WHERE order_number = '" .. other.number .. "'")
+    assert.equal("authorized", verify(proofs[1]).json.payment_status)
+    s:exec "UPDATE orders SET payment_check_at = NULL"
+    run("payment.reconcile", "{}")
+    for i, o in ipairs { order, other } do
+      server.eventually("noted", function() return shop.events(s, o):find("payment.ignore", 1, true) end)
+      assert.equal("authorized", razorpay_state(proofs[i].razorpay_payment_id))
+    end
+    server.eventually("the run to end", function()
+      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'payment.reconcile' AND state <> 'completed'") == 0
+    end)
+    assert.equal("order.place payment.authorize payment.ignore", shop.events(s, order))
+    assert.equal("order.place payment.ignore", shop.events(s, other))
+    assert.same({ "pending/authorized", "pending/unpaid" }, { shop.state(s, order), shop.state(s, other) })
+    s:exec("DELETE FROM payments WHERE razorpay_payment_id = '" .. proofs[1].razorpay_payment_id .. "'")
+    s:exec(("DELETE FROM orders WHERE order_number IN ('%s', '%s')"):format(order.number, other.number))
+  end)
+
+  it("knows an order by its receipt before it captures its payment", function()
+    local order = place()
+    local proof = pay(open(order).json)
+    s:exec("UPDATE orders SET razorpay_order_id = NULL WHERE order_number = '" .. order.number .. "'")
+    shop.webhook(s, shop.refund_event("processed", { razorpay_order_id = proof.razorpay_order_id,
+      total_paise = order.total_paise }, proof.razorpay_payment_id, "rfnd_SpecEarly0001", 100))
+    becomes("confirmed/partially_refunded", order)
   end)
 
   it("does not let one order keep the others from their turn", function()

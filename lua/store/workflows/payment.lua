@@ -52,11 +52,17 @@ local function record(order, news)
     news.raw and pg.jsonb(news.raw) or pg.null }
 end
 
-local function note(order, news, type)
+--- Statement: news that changes nothing, in its order's history, once.
+-- @param order row {id, payment_status}  @param news table {payment_id, status, amount_paise, currency, actor}
+function M.ignore(order, news)
   return { [[
     INSERT INTO order_events (order_id, type, from_status, actor, data)
-    VALUES ($1::uuid, $2, $3, $4, jsonb_build_object('payment_id', $5::text, 'payment', $6::text))]],
-    order.id, type, order.payment_status, news.actor, news.payment_id, news.status }
+    SELECT $1::uuid, 'payment.ignore', $2, $3, data
+    FROM jsonb_build_object('payment_id', $4::text, 'payment', $5::text, 'amount_paise', $6::bigint,
+      'currency', $7::text) AS data
+    WHERE NOT EXISTS (SELECT 1 FROM order_events e
+      WHERE e.order_id = $1::uuid AND e.type = 'payment.ignore' AND e.data = data)]],
+    order.id, order.payment_status, news.actor, news.payment_id, news.status, news.amount_paise, news.currency }
 end
 
 local function append(list, more)
@@ -137,7 +143,7 @@ function M.decide(tx, order, known, news)
     if order_machine:can(order.order_status, "revive") then give_back(order, news, last) end
   end
   if not move then
-    last[#last + 1] = note(order, news, "payment.ignore")
+    last[#last + 1] = M.ignore(order, news)
     return order, last
   end
   move_payment(order, move, news, last)

@@ -107,16 +107,42 @@ end
 
 local NEWS = { authorized = true, captured = true, failed = true, refunded = true }
 
+-- Neither its id nor its price changes any more: no lock.
+local PRICE = [[
+  SELECT id::text, order_number, payment_status, total_paise, currency FROM orders WHERE razorpay_order_id = $1]]
+
+local function order_of(p)
+  if type(p.order_id) ~= "string" then return nil end
+  return pg.one(PRICE, p.order_id) or M.adopt(p.order_id) and pg.one(PRICE, p.order_id) or nil
+end
+
+-- Is it for an order of ours, and its price? Any other is somebody else's, or a mistake: uncaptured, Razorpay gives it
+-- back by itself within days.
+local function may_capture(p)
+  local order = order_of(p)
+  if order and p.amount == order.total_paise and p.currency == order.currency then return true end
+  local is_new = not order or pg.exec(unpack(payment.ignore(order, { payment_id = p.id, status = p.status,
+    amount_paise = p.amount, currency = p.currency, actor = "razorpay" }))) == 1
+  if is_new then
+    log.error("payment not captured: it is not the price of an order of ours", { payment = p.id,
+      order = order and order.order_number, amount_paise = p.amount, currency = p.currency })
+  end
+  return false
+end
+
 -- Captures a payment that is only authorised; then its news, and its refunds' (made elsewhere, their webhooks lost).
 local function settle(p, options)
-  if p.status == "authorized" then p = razorpay.payments.capture(p.id, p.amount, p.currency, options) end
+  if p.status == "authorized" then
+    if not may_capture(p) then return nil end
+    p = razorpay.payments.capture(p.id, p.amount, p.currency, options)
+  end
   if not NEWS[p.status] or type(p.order_id) ~= "string" then return nil end
   local order = apply(p) or M.adopt(p.order_id) and apply(p) or nil
   if order and (tonumber(p.amount_refunded) or 0) > 0 then apply_refunds(p.id) end
   return order
 end
 
---- Asks what became of a payment, captures what is only authorised, and applies it.
+--- Asks what became of a payment, captures what is only authorised and the price of an order of ours, and applies it.
 -- @param seconds number|nil  how long Razorpay may take in all
 -- @return table {status, payment_status} of its order, or nil: not one of ours. Yields.
 function M.settle(payment_id, seconds)
