@@ -76,6 +76,7 @@ static bool nap(struct log_writer *writer, unsigned ms)
 {
     struct timespec until = in_ms(ms);
     pthread_mutex_lock(&writer->mutex);
+    writer->n_writing = writer->writing.len - writer->n_done; /* what is written is room again, now */
     while (!writer->is_stopped && pthread_cond_timedwait(&writer->must_hurry, &writer->mutex, &until) == 0)
         continue;
     bool is_stopped = writer->is_stopped;
