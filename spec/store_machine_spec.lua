@@ -331,6 +331,39 @@ describe("an order", function()
       assert.equal(order.total_paise, refund(order).json.amount_paise)
     end)
 
+    it("that failed to go back was given back by hand, says an admin", function()
+      local order, key = paid(), shop.key()
+      refund(order)
+      s:exec("UPDATE refunds SET status = 'failed' WHERE payment_id = (SELECT id FROM payments WHERE"
+        .. " razorpay_payment_id = '" .. order.payment_id .. "')")
+      local function needs_attention()
+        local found = s:get("/api/admin/orders?attention=true&limit=100", { headers = ADMIN })
+        return found.body:find(order.number, 1, true)
+      end
+      assert.truthy(needs_attention())
+      local n_sent = #jobs_of("refund.send", order)
+      local part = { amount_paise = 10000, by_hand = { reference = "UTR 42" } }
+      local first = refund(order, part, key)
+      assert.same({ 201, 10000, "processed", order.payment_id },
+        { first.status, first.json.amount_paise, first.json.status, first.json.payment_id })
+      assert.equal(first.body, refund(order, part, key).body)
+      assert.is_nil(needs_attention())
+      assert.equal("confirmed/partially_refunded/unfulfilled", axes(order))
+      local much = refund(order, { amount_paise = 24901, by_hand = { reference = "cash" } })
+      assert.same({ 409, "refund_too_large", 24900 }, { much.status, much.json.code, much.json.left_paise })
+      assert.equal(24900, refund(order, { by_hand = { reference = "cash" } }).json.amount_paise)
+      assert.equal("nothing_to_refund", refund(order).json.code)
+      assert.equal("confirmed/refunded/unfulfilled", axes(order))
+      assert.equal(n_sent, #jobs_of("refund.send", order))
+      assert.equal(422, refund(paid(), { by_hand = NOTHING }).status)
+      local told = {}
+      for _, e in ipairs(s:get("/api/admin/orders/" .. order.number, { headers = ADMIN }).json.events) do
+        if e.type:find "refund" then told[#told + 1] = { e.type, e.actor, e.data.amount_paise, e.data.reference } end
+      end
+      assert.same({ { "refund.by_hand", "admin", 10000, "UTR 42" }, { "payment.refund_part", "admin" },
+        { "refund.by_hand", "admin", 24900, "cash" }, { "payment.refund", "admin" } }, told)
+    end)
+
     it("came twice: the second goes back, and the order stays paid", function()
       local order = paid()
       local first = order.payment_id

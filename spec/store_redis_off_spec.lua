@@ -60,12 +60,13 @@ describe("the shop's money without Redis", function()
   local SHIP, TAKE_BACK = admins("ship", { carrier = "Delhivery" }), admins("return", { restock = true })
 
   -- Asked for twice under one key, as whoever has lost the first answer does.
-  local function refund(share)
+  local function refund(share, by_hand)
     local key, first = shop.key()
     return { function(order)
-      return { "POST", "/api/admin/orders/" .. order.number .. "/refunds", { headers = { Authorization = ADMIN,
-        ["Idempotency-Key"] = key }, json = share and { amount_paise = order.total_paise * share } or NOTHING } }
-    end, status = 202, take = function(_, _, body)
+      local body = (share or by_hand) and { amount_paise = share and order.total_paise * share, by_hand = by_hand }
+      return { "POST", "/api/admin/orders/" .. order.number .. "/refunds", { json = body or NOTHING,
+        headers = { Authorization = ADMIN, ["Idempotency-Key"] = key } } }
+    end, status = by_hand and 201 or 202, take = function(_, _, body)
       local is_first = not first
       first = first or body
       assert.equal(first, body)
@@ -246,6 +247,27 @@ describe("the shop's money without Redis", function()
     run(order, refund())
     books:expect(order, { axes = "confirmed/refunded/unfulfilled", held = true, failed = { 1 }, refunds = { 1 },
       events = CONFIRMS .. " refund.fail payment.refund" })
+    books:are_exact()
+  end)
+
+  it("is exact when a refund fails, and the money is given back by hand", function()
+    local whole = run({ sku = BOTTLE, quantity = 1 }, unpack(SHIPPED))
+    local part = run({ sku = BOTTLE, quantity = 2 }, unpack(SHIPPED))
+    behave { refunds = "failed" }
+    run(whole, refund())
+    run(part, refund(0.25))
+    for _, order in ipairs { whole, part } do
+      server.eventually("its failure", function() return shop.events(s, order):find("refund.fail", 1, true) end)
+    end
+    behave(NOTHING)
+    run(whole, refund(nil, { reference = "UTR 42" }))
+    run(part, refund(0.25, { reference = "cash book, p. 7" }), refund(0.75))
+    local events = CONFIRMS .. " " .. SHIPS .. " refund.fail"
+    books:expect(whole, { axes = "confirmed/refunded/shipped", gone = "sold", failed = { 1 }, refunds = { 1 },
+      by_hand = 1, events = events .. " refund.by_hand payment.refund" })
+    books:expect(part, { axes = "confirmed/refunded/shipped", gone = "sold", failed = { 0.25 },
+      refunds = { 0.25, 0.75 }, by_hand = 0.25,
+      events = events .. " refund.by_hand payment.refund_part payment.refund" })
     books:are_exact()
   end)
 

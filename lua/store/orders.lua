@@ -59,8 +59,8 @@ function M.of_user(user_id, filter)
   return page(BRIEF .. " WHERE o.user_id = $1::uuid", filter, user_id)
 end
 
--- Of these money should have gone back: a refund has failed, and no other followed it, or Razorpay has not taken it for
--- an hour.
+-- Of these money should have gone back: a refund has failed, and no other followed it, be it by hand; or Razorpay has
+-- not taken it for an hour.
 local ATTENTION = [[
   JOIN (SELECT DISTINCT p.order_id FROM refunds r JOIN payments p ON p.id = r.payment_id
     WHERE r.status = 'requested' AND r.created_at < now() - interval '1 hour'

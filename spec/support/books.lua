@@ -10,6 +10,7 @@
 --   events    of the order, but for placing it and what may come twice or not at all
 --   held      its goods are reserved           gone      they left the house: "sold", or "returned" and restocked
 --   refunds   what went back, in shares of the total, ascending           failed    what should have gone back
+--   by_hand   which of these shares went back outside Razorpay, in all
 local assert = require "luassert"
 local server = require "spec.support.server"
 
@@ -53,7 +54,7 @@ end
 function Books:expect(order, entry)
   self.n = self.n + 1
   self.entries[order.number] = { order = order, axes = entry.axes, events = entry.events, held = entry.held,
-    gone = entry.gone, refunds = entry.refunds or {}, failed = entry.failed or {} }
+    gone = entry.gone, refunds = entry.refunds or {}, failed = entry.failed or {}, by_hand = entry.by_hand or 0 }
 end
 
 local function add_shares(list, total, shares, status)
@@ -72,7 +73,7 @@ local function row_of(number, entry)
   local back = add_shares(refunds, total, entry.refunds, "processed ")
   if entry.gone then add_shares(credited, total, entry.refunds, "") end
   return { number = number, total_paise = total, axes = entry.axes, refunded = back, events = entry.events,
-    payments = entry.axes:find "/unpaid/" and "" or back == total and "refunded" or "captured",
+    payments = entry.axes:find "/unpaid/" and "" or back - total * entry.by_hand == total and "refunded" or "captured",
     refunds = table.concat(refunds, ", "), invoiced = entry.gone and total, credited = table.concat(credited, " ") }
 end
 
@@ -105,6 +106,7 @@ end
 --- @param kind string  payments, refunds
 function Books:agree_with_razorpay(kind)
   local ours = ("SELECT razorpay_%s_id AS id, status, amount_paise AS amount FROM %s"):format(kind:sub(1, -2), kind)
+  if kind == "refunds" then ours = ours .. " WHERE razorpay_refund_id IS NOT NULL" end   -- others are made by hand
   assert.same(lines_of(self.sandbox:get("/sandbox/" .. kind).json.items), lines_of(self.s:sql(ours)))
 end
 

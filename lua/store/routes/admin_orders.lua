@@ -63,18 +63,21 @@ move("cancel", "Cancel an order that has not been shipped; paid money goes back"
   function(tx, order, body) cancel.cancel(tx, order, { actor = ACTOR, reason = body.reason, may_stop = true }) end)
 
 routes:post("/api/admin/orders/:number/refunds", {
-  summary = "Give money back, whole or in part (Idempotency-Key required)", limit = "admin",
-  auth = admin_token.check, params = NUMBER, idempotent = true,
+  summary = "Give money back, whole or in part; by_hand: it was, outside Razorpay (Idempotency-Key required)",
+  limit = "admin", auth = admin_token.check, params = NUMBER, idempotent = true,
   body = t.object {
     amount_paise = t.optional(t.paise { min = 1 }),
     payment_id = t.optional(t.string { max = 64, pattern = "^[%w_]+$" }),
     reason = t.optional(text),
+    by_hand = t.optional(t.object { reference = text }),   -- by which the bank's or the cash book finds it
   },
 }, function(req, tx)
   local order = orders.lock(tx, req.params.number) or not_found()
   local body = req:json()
-  return 202, refund_request.request(tx, order, { amount_paise = body.amount_paise, payment_id = body.payment_id,
-    reason = body.reason or "by the shop" })
+  local request = { amount_paise = body.amount_paise, payment_id = body.payment_id, actor = ACTOR,
+    reason = body.reason or "by the shop", reference = body.by_hand and body.by_hand.reference }
+  if body.by_hand then return 201, refund_request.by_hand(tx, order, request) end
+  return 202, refund_request.request(tx, order, request)
 end)
 
 return routes

@@ -1,5 +1,6 @@
 --- Money to be given back. What may still be given back is counted under the order's lock, and the request is stored
 -- with the key under which Razorpay is asked, in the transaction of what it is for. A job asks (settlement.refund).
+-- What somebody has given back by hand is counted likewise.
 local app = require "chowk.app"
 local crypto = require "chowk.crypto"
 local jobs = require "chowk.jobs"
@@ -56,12 +57,8 @@ local function choose(captured, payment_id)
   end
 end
 
---- Requests one refund, whole or in part.
--- @param tx transaction  that has locked the order  @param order row {id, order_number}
--- @param request table {payment_id?, amount_paise?, reason}   default: all that is left of the first payment
--- @return table {payment_id, amount_paise, reason, status}
--- Fails with 409 nothing_to_refund, refund_too_large (left_paise). Yields.
-function M.request(tx, order, request)
+-- → Razorpay's id of the payment, and how much of it goes back
+local function allow(tx, order, request)
   local p = choose(tx:query(CAPTURED, order.id), request.payment_id)
   if not p or p.left_paise <= 0 then app.fail(409, "nothing_to_refund", "There is no money to give back.") end
   local amount = request.amount_paise or p.left_paise
@@ -69,9 +66,28 @@ function M.request(tx, order, request)
     app.fail(409, "refund_too_large", ("%d paise are left to give back."):format(p.left_paise),
       { left_paise = p.left_paise })
   end
-  tx:defer(M.statements { payment_id = p.payment_id, amount_paise = amount, order_number = order.order_number,
+  return p.payment_id, amount
+end
+
+--- Requests one refund, whole or in part.
+-- @param tx transaction  that has locked the order  @param order row {id, order_number}
+-- @param request table {payment_id?, amount_paise?, reason}   default: all that is left of the first payment
+-- @return table {payment_id, amount_paise, reason, status}
+-- Fails with 409 nothing_to_refund, refund_too_large (left_paise). Yields.
+function M.request(tx, order, request)
+  local payment_id, amount = allow(tx, order, request)
+  tx:defer(M.statements { payment_id = payment_id, amount_paise = amount, order_number = order.order_number,
     key = "ask-" .. crypto.uuid(), reason = request.reason })
-  return { payment_id = p.payment_id, amount_paise = amount, reason = request.reason, status = "requested" }
+  return { payment_id = payment_id, amount_paise = amount, reason = request.reason, status = "requested" }
+end
+
+--- Records one refund that was made outside Razorpay, by bank transfer or in cash: it is done, nobody is asked.
+-- @param request table {payment_id?, amount_paise?, reason, actor, reference}   otherwise as `request`
+function M.by_hand(tx, order, request)
+  local payment_id, amount = allow(tx, order, request)
+  tx:defer(refunds.by_hand(tx, order, { payment_id = payment_id, amount_paise = amount, reason = request.reason,
+    key = "hand-" .. crypto.uuid(), actor = request.actor, reference = request.reference }))
+  return { payment_id = payment_id, amount_paise = amount, reason = request.reason, status = "processed" }
 end
 
 local MIN_PAISE = 100   -- Razorpay gives back no less
