@@ -137,16 +137,19 @@ function Server:start_process()
   self:wait_ready()
 end
 
--- The listeners are bound before the workers are ready, so the first answered request means ready.
+-- The listeners are bound before the workers are ready, so the first answered request means that one is. The master
+-- writes its pid when all are: a worker that dies before that ends the start.
 function Server:wait_ready()
   local deadline = socket.gettime() + 60
+  local function answers() return pcall(http.request, "127.0.0.1", self.port, "GET", "/healthz", { timeout = 30 }) end
+  local is_answered
   while socket.gettime() < deadline do
     if not self:is_alive() then error("the server did not start:\n" .. self:log(), 3) end
-    local ok, answer = pcall(http.request, "127.0.0.1", self.port, "GET", "/healthz", { timeout = 30 })
-    if ok and answer.status > 0 then return end
-    socket.sleep(0.02)
+    is_answered = is_answered or answers()
+    if is_answered and tonumber(read(self.dir .. "/var/run/chowk.pid") or "") == self.pid then return end
+    socket.sleep(0.01)
   end
-  error("no answer within 60 s:\n" .. self:log(), 3)
+  error("not ready within 60 s:\n" .. self:log(), 3)
 end
 
 function M.start(opts)
