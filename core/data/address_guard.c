@@ -145,7 +145,9 @@ static bool take_nat64(unsigned char bytes[16])
     static const unsigned char prefix[12] = {0x00, 0x64, 0xff, 0x9b};
     if (memcmp(bytes, prefix, sizeof prefix) != 0)
         return false;
-    map_v4(bytes + 12, bytes);
+    unsigned char v4[4];
+    memcpy(v4, bytes + 12, sizeof v4);
+    map_v4(v4, bytes);
     return true;
 }
 
