@@ -146,7 +146,8 @@ function Server:wait_ready()
   while socket.gettime() < deadline do
     if not self:is_alive() then error("the server did not start:\n" .. self:log(), 3) end
     is_answered = is_answered or answers()
-    if is_answered and tonumber(read(self.dir .. "/var/run/chowk.pid") or "") == self.pid then return end
+    local owner = (read(self.dir .. "/var/run/chowk.pid") or ""):match "^pid (%d+)"
+    if is_answered and tonumber(owner) == self.pid then return end
     socket.sleep(0.01)
   end
   error("not ready within 60 s:\n" .. self:log(), 3)
