@@ -137,18 +137,20 @@ function Server:start_process()
   self:wait_ready()
 end
 
--- The listeners are bound before the workers are ready, so the first answered request means that one is. The master
--- writes its pid when all are: a worker that dies before that ends the start.
+-- The listeners are bound before the workers are ready, so the first answered request means that one is; the master
+-- may not know it yet, and a worker that dies before it knows of all ends the start.
 function Server:wait_ready()
+  local status = ("cd %s && CHOWK_RUN_DIR=%s %s status --json"):format(quote(self.dir),
+    quote(self.env.CHOWK_RUN_DIR or ""), CHOWK)
+  local function answers()
+    local ok, answer = pcall(http.request, "127.0.0.1", self.port, "GET", "/healthz", { timeout = 30 })
+    return ok and answer.status > 0
+  end
   local deadline = socket.gettime() + 60
-  local function answers() return pcall(http.request, "127.0.0.1", self.port, "GET", "/healthz", { timeout = 30 }) end
-  local is_answered
   while socket.gettime() < deadline do
     if not self:is_alive() then error("the server did not start:\n" .. self:log(), 3) end
-    is_answered = is_answered or answers()
-    local owner = (read(self.dir .. "/var/run/chowk.pid") or ""):match "^pid (%d+)"
-    if is_answered and tonumber(owner) == self.pid then return end
-    socket.sleep(0.01)
+    if answers() and M.sh(status):find('"ready":true', 1, true) then return end
+    socket.sleep(0.02)
   end
   error("not ready within 60 s:\n" .. self:log(), 3)
 end

@@ -123,7 +123,7 @@ static void test_the_first_mistake_is_told(void **state)
 {
     (void)state;
     assert_error("return {\n drain = 1,\n workers = 'a',\n typo = 2,\n}\n",
-                 "conf/chowk.lua:2: drain: expected a duration such as \"30s\" within 0..1h, got 1");
+                 "conf/chowk.lua:2: drain: expected a duration such as \"30s\" within 0..1h, got 1 (and 2 more)");
 }
 
 static void test_unknown_keys(void **state)
