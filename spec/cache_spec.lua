@@ -443,10 +443,11 @@ describe("chowk.cache over workers and machines", function()
     close_gate(a, "stale")
     for i = 1, 1000 do list[i] = { "GET", "/things/t14?ttl=600&stale=600&gate=stale" } end
     for _, answer in ipairs(a:parallel(list)) do assert.same({ 200, 0 }, { answer.status, answer.json.v }) end
-    await_loads(a, "t14", 2)          -- one of them, which the gate still holds
+    eventually("a load", function() return n_loads(a, "t14") >= 2 end) -- which the gate still holds
     open_gate(a, "stale")
     eventually("the new value", function() return v(a, "t14") == 1 end)
-    assert.equal(2, n_loads(a, "t14"))
+    -- A second one, not one a reader; a worker that got no core for a second is taken for dead, and overtaken.
+    assert.truthy(n_loads(a, "t14") <= 4, n_loads(a, "t14"))
   end)
 
   it("finds in Redis what another machine has loaded", function()
