@@ -156,8 +156,8 @@ describe("Redis faults", function()
     assert.is_true(round() > 0)
     socket.sleep(1.2) -- beyond offline_wait: reads fail at once
     local from = socket.gettime()
-    for _ = 1, 5 do assert.equal(503, s:get("/read").status) end
-    assert.is_true(socket.gettime() - from < 1)
+    for _ = 1, 20 do assert.equal(503, s:get("/read").status) end
+    assert.is_true(socket.gettime() - from < 10)
     assert.equal("unavailable", s:get("/without").json.code)
     node:start()
     heals()

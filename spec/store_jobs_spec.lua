@@ -9,14 +9,7 @@ describe("an unpaid order", function()
   setup(function() s = shop.start(server) end)
   teardown(function() s:stop() end)
 
-  -- Runs a job as its timetable does, and waits for its end.
-  local function run(kind)
-    local before = #s:sql("SELECT 1 FROM jobs WHERE kind = '" .. kind .. "' AND state = 'completed'")
-    s:exec("INSERT INTO jobs (kind) VALUES ('" .. kind .. "'); NOTIFY chowk_jobs, 'default'")
-    server.eventually(kind, function()
-      return #s:sql("SELECT 1 FROM jobs WHERE kind = '" .. kind .. "' AND state = 'completed'") > before
-    end)
-  end
+  local function run(kind) shop.run(s, kind) end
   local function place(coupon)
     s:exec("UPDATE inventory SET on_hand = 9, reserved = 0 WHERE sku = '" .. BOTTLE .. "'")
     return shop.place(s, { [BOTTLE] = 4 }, { coupon = coupon })

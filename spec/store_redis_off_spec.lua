@@ -120,9 +120,7 @@ describe("the shop's money without Redis", function()
   local function change(order, set)
     s:exec("UPDATE orders SET " .. set .. " WHERE order_number = '" .. order.number .. "'")
   end
-  local function run_job(kind)
-    s:exec("INSERT INTO jobs (kind) VALUES ('" .. kind .. "'); NOTIFY chowk_jobs, 'default'")
-  end
+  local function run_job(kind) shop.enqueue(s, kind) end
   local function becomes(state, order)
     server.eventually(order.number .. " is " .. state, function() return shop.state(s, order) == state end)
   end

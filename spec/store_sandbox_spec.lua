@@ -211,7 +211,7 @@ describe("a shop with webhooks from the sandbox", function()
     local order = opened()
     pay(order)
     s:exec("UPDATE orders SET created_at = now() - interval '10 minutes' WHERE order_number = '" .. order.number .. "'")
-    s:exec("INSERT INTO jobs (kind) VALUES ('payment.reconcile')")
+    shop.run(s, "payment.reconcile")
     becomes("confirmed/paid", order)
     behave { shuffle = true }
     local n, before = sandbox:post("/sandbox/redeliver").json.sent, #deliveries()

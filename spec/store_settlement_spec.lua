@@ -33,9 +33,7 @@ describe("a shop that asks Razorpay", function()
       { json = { order_id = opened.razorpay_order_id, outcome = outcome or "authorized" } }).json
   end
   local function verify(proof) return s:post("/api/payments/verify", { json = proof, timeout = 60 }) end
-  local function run(kind, args)
-    s:exec(("INSERT INTO jobs (kind, args) VALUES ('%s', '%s'); NOTIFY chowk_jobs, 'default'"):format(kind, args))
-  end
+  local function run(kind, args) shop.run(s, kind, args) end
   local function becomes(state, order)
     server.eventually("order is " .. state, function() return shop.state(s, order) == state end)
   end
@@ -92,7 +90,7 @@ describe("a shop that asks Razorpay", function()
     assert.equal("pending/authorized", shop.state(s, order))
     fail_payments(0)
     grow_old(order)
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/paid", order)
   end)
 
@@ -102,7 +100,7 @@ describe("a shop that asks Razorpay", function()
     open(unpaid)
     grow_old(order)
     grow_old(unpaid)
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/paid", order)
     assert.equal("pending/unpaid", shop.state(s, unpaid))
   end)
@@ -129,14 +127,11 @@ describe("a shop that asks Razorpay", function()
     s:exec("UPDATE orders SET currency = 'USD' WHERE order_number = '" .. other.number .. "'")
     assert.equal("authorized", verify(proofs[1]).json.payment_status)
     s:exec "UPDATE orders SET payment_check_at = NULL"
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     for i, o in ipairs { order, other } do
       server.eventually("noted", function() return shop.events(s, o):find("payment.ignore", 1, true) end)
       assert.equal("authorized", razorpay_state(proofs[i].razorpay_payment_id))
     end
-    server.eventually("the run to end", function()
-      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'payment.reconcile' AND state <> 'completed'") == 0
-    end)
     assert.equal("order.place payment.authorize payment.ignore", shop.events(s, order))
     assert.equal("order.place payment.ignore", shop.events(s, other))
     assert.same({ "pending/authorized", "pending/unpaid" }, { shop.state(s, order), shop.state(s, other) })
@@ -163,13 +158,13 @@ describe("a shop that asks Razorpay", function()
       'BEGIN IF NEW.razorpay_payment_id = '']] .. refused.proof.razorpay_payment_id .. [['' THEN RAISE ''not today'';
       END IF; RETURN NEW; END';
       CREATE TRIGGER refuse BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION refuse()]])
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/paid", before)
     becomes("confirmed/paid", after)
     assert.equal("pending/unpaid", shop.state(s, refused))
     s:exec("DROP TRIGGER refuse ON payments")
     s:exec("UPDATE orders SET payment_check_at = now() WHERE order_number = '" .. refused.number .. "'")
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/paid", refused)
   end)
 
@@ -181,11 +176,8 @@ describe("a shop that asks Razorpay", function()
         created_at)
       SELECT 'NEWER-' || i, 'a@b.in', 100, 100, '{}', 'order_Newer' || i, now() - interval '1 hour'
       FROM generate_series(1, 201) i]])
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/paid", order)
-    server.eventually("the run to end", function()
-      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'payment.reconcile' AND state <> 'completed'") == 0
-    end)
     s:exec("DELETE FROM orders WHERE order_number LIKE 'NEWER-%'")
   end)
 
@@ -196,7 +188,7 @@ describe("a shop that asks Razorpay", function()
     refund_by_hand(proofs[2].razorpay_payment_id, 100)
     grow_old(whole)
     grow_old(part)
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/partially_refunded", part)
     server.eventually("noted", function() return payment_state(proofs[1].razorpay_payment_id) == "refunded" end)
     assert.equal("pending/unpaid", shop.state(s, whole))   -- nothing to ship
@@ -208,7 +200,7 @@ describe("a shop that asks Razorpay", function()
     s:exec("UPDATE orders SET payment_status = 'authorized', expires_at = now() - interval '6 days',"
       .. " updated_at = now() - interval '6 days' WHERE order_number = '" .. lost.number .. "'")
     s:exec("UPDATE orders SET expires_at = now() - interval '1 minute' WHERE order_number = '" .. unpaid.number .. "'")
-    run("order.expire", "{}")
+    run("order.expire")
     becomes("expired/failed", lost)
     assert.same({ { number = unpaid.number }, { number = lost.number } }, s:sql(([[
       SELECT o.order_number AS number FROM order_events e JOIN orders o ON o.id = e.order_id
@@ -248,7 +240,7 @@ describe("a shop that asks Razorpay", function()
       s:exec("UPDATE orders SET payment_status = 'authorized', expires_at = now() - interval '6 days',"
         .. " updated_at = now() - interval '6 days' WHERE order_number = '" .. order.number .. "'")
     end
-    run("order.expire", "{}")
+    run("order.expire")
     becomes("expired/failed", lost)
     becomes("confirmed/paid", captured)
   end)
@@ -281,9 +273,6 @@ describe("a shop that asks Razorpay", function()
       order.total_paise, order.number)
     run("refund.send", args)
     run("refund.send", args)
-    server.eventually("both jobs ended", function()
-      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'refund.send' AND state <> 'completed'") == 0
-    end)
     assert.equal(1, #refunds_of(proof.razorpay_payment_id))
     local kept = s:sql("SELECT amount_paise, razorpay_refund_id FROM refunds WHERE idem_key = 'late-"
       .. proof.razorpay_payment_id .. "'")
@@ -293,9 +282,6 @@ describe("a shop that asks Razorpay", function()
     -- Who revives it long afterwards does not ask again: Razorpay may have forgotten the key.
     sandbox:post("/sandbox/behave", { json = { fail = { path = "/v1/", times = 9, how = "500" } } })
     run("refund.send", args)
-    server.eventually("the third job", function()
-      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'refund.send' AND state = 'completed'") == 3
-    end)
     assert.equal(9, sandbox:get("/sandbox/behave").json.fail.times)
     fail_payments(0)
   end)
@@ -306,7 +292,7 @@ describe("a shop that asks Razorpay", function()
       order.payment_id = pay(open(order).json, "captured").razorpay_payment_id
       grow_old(order)
     end
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/paid", told)
     becomes("confirmed/paid", lost)
     refund_by_hand(told.payment_id, told.total_paise)
@@ -315,7 +301,7 @@ describe("a shop that asks Razorpay", function()
              CASE WHEN p.razorpay_payment_id = '%s' THEN 'pending' ELSE 'requested' END, now()
       FROM payments p WHERE p.razorpay_payment_id IN ('%s', '%s')]])
       :format(told.payment_id, refunds_of(told.payment_id)[1], told.payment_id, told.payment_id, lost.payment_id))
-    run("refund.reconcile", "{}")
+    run("refund.reconcile")
     becomes("confirmed/refunded", told)
     becomes("confirmed/refunded", lost)
     assert.equal(2, #s:sql("SELECT 1 FROM refunds WHERE idem_key LIKE 'spec-refund-%' AND status = 'processed'"))
@@ -325,7 +311,7 @@ describe("a shop that asks Razorpay", function()
     local order = place()
     local payment_id = pay(open(order).json, "captured").razorpay_payment_id
     grow_old(order)
-    run("payment.reconcile", "{}")
+    run("payment.reconcile")
     becomes("confirmed/paid", order)
     refund_by_hand(payment_id, order.total_paise)
     run("refund.send", ('{"payment_id":"%s","amount_paise":%d,"order_number":"%s"}'):format(payment_id,
@@ -344,9 +330,6 @@ describe("a shop that asks Razorpay", function()
     run("refund.send", args)
     becomes("confirmed/refunded", order)
     run("refund.send", args)   -- again changes nothing
-    server.eventually("all jobs ended", function()
-      return #s:sql("SELECT 1 FROM jobs WHERE kind = 'refund.send' AND state <> 'completed'") == 0
-    end)
     local found = {}
     for _, r in ipairs(s:sql("SELECT r.idem_key, r.status, r.amount_paise FROM refunds r JOIN payments p"
       .. " ON p.id = r.payment_id WHERE p.razorpay_payment_id = '" .. proof.razorpay_payment_id .. "'")) do
@@ -377,8 +360,8 @@ describe("a shop that asks Razorpay", function()
       return found.body:find(order.number, 1, true) ~= nil
     end
     local function send()
-      run("refund.send", ('{"payment_id":"%s","amount_paise":%d,"order_number":"%s"}'):format(id, order.total_paise,
-        order.number))
+      shop.enqueue(s, "refund.send", ('{"payment_id":"%s","amount_paise":%d,"order_number":"%s"}'):format(id,
+        order.total_paise, order.number))
     end
     sandbox:post("/sandbox/behave", { json = { fail = { path = "/refund", times = 1000, how = "400" } } })
     send()
@@ -388,7 +371,7 @@ describe("a shop that asks Razorpay", function()
     assert.is_true(needs_attention())
     s:exec("UPDATE refunds SET created_at = now() - interval '4 days', check_at = now() WHERE idem_key = 'late-" .. id
       .. "'")
-    run("refund.reconcile", "{}")
+    run("refund.reconcile")
     server.eventually("refused for good", function() return ended "discarded" == 2 end)
     assert.same({ "failed", true }, { refund(), needs_attention() })
     assert.truthy(shop.events(s, order):find("refund.fail", 1, true))
@@ -467,9 +450,9 @@ describe("a shop whose Razorpay is slow, and opens what it is asked to", functio
     s:exec("UPDATE orders SET payment_status = 'authorized', expires_at = now() - interval '6 days',"
       .. " updated_at = now() - interval '6 days' WHERE order_number = '" .. order.number .. "'")
     sandbox:post("/sandbox/behave", { json = { fail = { path = "/payments", times = 1000, how = "hang" } } })
-    s:exec [[INSERT INTO jobs (kind, args) VALUES ('order.expire', '{"by":"spec"}')]]
+    local id = shop.enqueue(s, "order.expire")
     server.eventually("the run to end", function()
-      return #s:sql "SELECT 1 FROM jobs WHERE args->>'by' = 'spec' AND state = 'completed'" == 1
+      return #s:sql("SELECT 1 FROM jobs WHERE id = " .. id .. " AND state = 'completed'") == 1
     end, 50)
     assert.equal("pending/authorized", shop.state(s, order))
     assert.truthy(s:logged "an order cannot be expired")

@@ -273,8 +273,8 @@ static void test_requests_have_drain_and_streams_longer(void **state)
     co = fixture_start(&rig.f, "/long", 0, &stream);
     co_set_owner(co, &stream);
     co_set_stream(co);
-    change_to(&rig, 2, APP("2"));
     uint64_t at_ms = clock_ms();
+    change_to(&rig, 2, APP("2"));
     UNTIL(&rig, request.n_done == 1);
     assert_true(clock_ms() - at_ms >= DRAIN_MS);
     assert_string_equal(request.text, "error: deadline: the deadline has passed");
