@@ -163,7 +163,7 @@ static void conn_free(struct http_conn *conn)
     loop_reclaim(loop_of(conn), conn);
 }
 
-static void settle(struct http_conn *conn);
+static void settle_or_hold(struct http_conn *conn);
 
 void http_conn_end_exchange(struct http_conn *conn)
 {
@@ -173,11 +173,11 @@ void http_conn_end_exchange(struct http_conn *conn)
         conn_free(conn);
         return;
     }
-    /* Corked answers may pile up to CORK_MAX; otherwise the next request waits until this answer is out. */
+    /* Held answers may pile up to CORK_MAX; otherwise the next request waits until this answer is out. */
     bool is_sent = !conn->must_close && (conn->stream.corked || stream_pending(&conn->stream) == 0);
     enter(conn, is_sent ? HTTP_CONN_IDLE : HTTP_CONN_SEND);
     if (!conn->is_busy)
-        settle(conn);
+        settle_or_hold(conn);
 }
 
 void http_conn_wait_drain(struct http_conn *conn)
@@ -237,14 +237,12 @@ static enum step step_idle(struct http_conn *conn, struct slice *in)
     return NEXT;
 }
 
-static enum step dispatch(struct http_conn *conn, const struct slice *in)
+static enum step dispatch(struct http_conn *conn)
 {
     struct http_server *server = conn->server;
     struct http_exchange *exchange = conn->exchange;
     struct http_request *req = &exchange->req;
     enter(conn, HTTP_CONN_HANDLE);
-    if (in->len > 0)
-        stream_cork(&conn->stream, true);
     if (!req->route) {
         http_response_unrouted(req);
         return NEXT;
@@ -262,11 +260,11 @@ static enum step begin_body(struct http_conn *conn, const struct slice *in)
         return WAIT;
     }
     if (!exchange->is_chunked && exchange->left == 0)
-        return dispatch(conn, in);
+        return dispatch(conn);
     bool is_awaited = exchange->expects_continue && in->len == 0;
     if (is_awaited && !exchange->req.route) {
         exchange->must_close = true; /* the body is not read: it may still come */
-        return dispatch(conn, in);
+        return dispatch(conn);
     }
     enter(conn, HTTP_CONN_BODY);
     if (is_awaited)
@@ -311,13 +309,13 @@ static enum step step_sized_body(struct http_conn *conn, struct slice *in)
     exchange->left -= bytes.len;
     if (exchange->received == 0 && exchange->left == 0) {
         exchange->req.body = arena_copy(&conn->arena, bytes); /* nearly always: it came with its head */
-        return dispatch(conn, in);
+        return dispatch(conn);
     }
     keep_body(exchange, bytes);
     if (exchange->left > 0)
         return WAIT;
     exchange->req.body = buf_as_slice(&exchange->body);
-    return dispatch(conn, in);
+    return dispatch(conn);
 }
 
 static enum step step_chunked_body(struct http_conn *conn, struct slice *in)
@@ -342,7 +340,7 @@ static enum step step_chunked_body(struct http_conn *conn, struct slice *in)
         keep_body(exchange, bytes);
     }
     exchange->req.body = buf_as_slice(&exchange->body);
-    return dispatch(conn, in);
+    return dispatch(conn);
 }
 
 static enum step step_body(struct http_conn *conn, struct slice *in)
@@ -446,6 +444,15 @@ static void settle(struct http_conn *conn)
         loop_defer(loop_of(conn), &conn->task, on_task);
 }
 
+/* A held answer leaves with the others of this turn (response.c). */
+static void settle_or_hold(struct http_conn *conn)
+{
+    if (is_open(conn) && conn->stream.corked)
+        loop_defer(loop_of(conn), &conn->task, on_task);
+    else
+        settle(conn);
+}
+
 /* Runs the machine over `in`, which is conn->in or fresh bytes; returns what was not used. */
 static struct slice run_busy(struct http_conn *conn, struct slice in)
 {
@@ -485,7 +492,7 @@ static void on_data(struct stream *stream, struct slice bytes)
     struct slice left = run_busy(conn, bytes);
     if (left.len > 0)
         buf_slice(&conn->in, left);
-    settle(conn);
+    settle_or_hold(conn);
     conn->is_busy = false;
 }
 

@@ -1,6 +1,9 @@
 /* Answers on their way to the stream. One contiguous write per answer: the head goes into the headroom in front
  * of a body that was built in the scratch buffer, or a borrowed body is copied behind it while it is small.
  *
+ * A small answer waits, corked, until the turn's input has been read: answers that leave one behind the other find the
+ * kernel's code in the caches, and wake a client less often. conn.c's settle() sends it.
+ *
  * Nothing here decides about the connection's life beyond `must_close`; what follows an answer is conn.c's. The
  * scratch buffer is one per server, so nothing that may run a handler is called between filling and writing. */
 #include "http/response.h"
@@ -15,6 +18,7 @@
 #define SCRATCH_MIN ((size_t)16 * 1024)
 #define SCRATCH_KEEP ((size_t)256 * 1024) /* a larger one is given back after its answer */
 #define COPY_MAX ((size_t)64 * 1024)      /* of a borrowed body, copied behind the head */
+#define HOLD_MAX ((size_t)16 * 1024)      /* a body that is copied rather than sent at once */
 #define STREAM_HIGH_WATER ((size_t)64 * 1024)
 #define STREAM_MAX_PENDING ((size_t)8 * 1024 * 1024) /* a writer that ignores AGAIN is cut here */
 #define CHUNK_LINE_MAX 20                            /* hexadecimal size and CRLF */
@@ -160,6 +164,7 @@ void http_respond(struct http_request *req, const struct http_answer *answer, st
         if (!exchange->sends_body)
             body.len = 0;
         exchange->sent = body.len;
+        stream_cork(&conn->stream, body.len <= HOLD_MAX);
         write_answer(conn, &head, body);
     }
     http_conn_end_exchange(exchange->conn);
@@ -285,6 +290,7 @@ void http_stream_begin(struct http_request *req, const struct http_answer *answe
     exchange->must_close = exchange->must_close || to_close;
     struct http_response_head head = head_of(exchange, answer);
     exchange->sends_chunks = exchange->sends_body && !to_close;
+    stream_cork(&exchange->conn->stream, false);
     head.framing = !http_status_has_body(answer->status) ? HTTP_BODY_NONE
                    : to_close                            ? HTTP_BODY_TO_CLOSE
                                                          : HTTP_BODY_CHUNKED;
@@ -298,11 +304,10 @@ static void write_chunk(struct http_conn *conn, struct slice bytes)
     char line[CHUNK_LINE_MAX + 1];
     struct slice size = slice_of(line, (size_t)snprintf(line, sizeof line, "%zx\r\n", bytes.len));
     if (headroom_of(conn->server, bytes) > 0 || bytes.len > COPY_MAX) {
-        bool was_corked = conn->stream.corked;
         stream_cork(&conn->stream, true);
         write_two(&conn->stream, size, bytes);
         (void)stream_write(&conn->stream, SLICE("\r\n"));
-        stream_cork(&conn->stream, was_corked);
+        stream_cork(&conn->stream, false);
         return;
     }
     buf_clear(scratch);

@@ -186,7 +186,8 @@ static void on_grace(struct timer *timer)
     server->is_grace_over = true;
     list_each (node, &server->conns) {
         struct http_conn *conn = container_of(node, struct http_conn, node);
-        if (conn->state == HTTP_CONN_IDLE || conn->state == HTTP_CONN_PROXY)
+        bool is_quiet = conn->state == HTTP_CONN_IDLE || conn->state == HTTP_CONN_PROXY;
+        if (is_quiet && stream_pending(&conn->stream) == 0)
             http_conn_cut(conn, HTTP_CLOSE_DRAIN);
     }
 }

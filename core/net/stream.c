@@ -100,26 +100,17 @@ static void fail_connect(struct stream *stream, int errnum)
 }
 
 /* After this the stream is the owner's again: it may free or reopen it inside on_close. */
-static void finish_close(struct stream *stream)
+static void on_task(struct loop_task *task)
 {
+    struct stream *stream = container_of(task, struct stream, task);
+    CHECK_OBJ(stream, STREAM_MAGIC);
+    CHECK(stream->state == STREAM_CLOSING);
     struct err *err = stream->err;
     stream->err = NULL;
     stream->state = STREAM_CLOSED;
     stream->magic = 0;
     stream->events->on_close(stream, err);
     free(err);
-}
-
-static void on_task(struct loop_task *task)
-{
-    struct stream *stream = container_of(task, struct stream, task);
-    CHECK_OBJ(stream, STREAM_MAGIC);
-    if (stream->state == STREAM_CLOSING) {
-        finish_close(stream);
-    } else if (stream->drain_owed && !stream_pending(stream)) {
-        stream->drain_owed = false;
-        stream->events->on_drain(stream);
-    }
 }
 
 void stream_open(struct stream *stream, struct loop *loop, int fd, const struct stream_events *events)
@@ -295,9 +286,8 @@ void stream_cork(struct stream *stream, bool on)
     do_flush(stream);
     if (stream->state != STREAM_OPEN)
         return;
+    stream->drain_owed = stream_pending(stream) > 0;
     watch(stream);
-    if (!stream_pending(stream))
-        loop_defer(stream->loop, &stream->task, on_task);
 }
 
 size_t stream_pending(const struct stream *stream)

@@ -23,7 +23,7 @@ struct stream_events {
     void (*on_eof)(struct stream *stream);
     /* stream_connect succeeded; with TLS the peer is verified. */
     void (*on_connect)(struct stream *stream);
-    /* Kept bytes are all written now (only after a write returned AGAIN). */
+    /* Kept bytes are all written now (only after a write returned AGAIN, or an uncork left some). */
     void (*on_drain)(struct stream *stream);
     /* Closed: err is NULL after stream_close, else why (reset, connect failure, write error). */
     void (*on_close)(struct stream *stream, const struct err *err);
@@ -37,7 +37,7 @@ struct stream { /* embed in the owner; fields are private to stream.c */
     struct tls *tls; /* NULL: in clear */
     struct buf out;  /* unsent bytes as they go over the wire; empty when idle */
     size_t out_pos;
-    struct loop_task task; /* brings on_close, or on_drain after an uncork */
+    struct loop_task task; /* brings on_close */
     struct err *err;       /* why it broke; owned */
     int fd;
     uint8_t state;
@@ -65,8 +65,8 @@ void stream_read(struct stream *stream, bool on);
 /* OK: all bytes are with the kernel. AGAIN: some are kept, on_drain follows. ERR: the stream is broken,
  * on_close follows. Bytes are copied only if the kernel does not take them. */
 enum status stream_write(struct stream *stream, struct slice bytes);
-/* While corked, writes are kept (AGAIN); uncork sends them in one call, and on_drain follows once they are with
- * the kernel, deferred if that was at once. For pipelined answers: cork for less than a turn. */
+/* While corked, writes are kept (AGAIN); uncork sends them in one call, and on_drain follows only if the kernel did not
+ * take them all: stream_pending tells. Cork for no longer than a turn. */
 void stream_cork(struct stream *stream, bool on);
 size_t stream_pending(const struct stream *stream); /* bytes kept */
 void stream_shutdown(struct stream *stream);        /* FIN after the kept bytes; a later write breaks the stream */

@@ -281,6 +281,25 @@ static void test_late_answer_and_pipelined_input(void **state)
     close(fd);
 }
 
+static void test_small_answers_leave_at_the_end_of_the_turn(void **state)
+{
+    (void)state;
+    static char large[20000];
+    char byte;
+    int small = client_open(), big = client_open();
+    client_send(small, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    client_send(big, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    answer_text(held[0], SLICE("small"));
+    memset(large, 'l', sizeof large);
+    answer_text(held[1], slice_of(large, sizeof large));
+    assert_int_equal(recv(small, &byte, 1, MSG_PEEK), -1);
+    assert_int_equal(recv(big, &byte, 1, MSG_PEEK), 1);
+    turns();
+    assert_true(has(client_read(small), "small"));
+    close(small);
+    close(big);
+}
+
 static void test_fin_in_flight_is_answered(void **state)
 {
     (void)state;
@@ -394,6 +413,20 @@ static void test_drain_waits(void **state)
     close(busy);
     close(idle);
     close(quiet);
+}
+
+static void test_grace_ends_while_an_answer_is_held(void **state)
+{
+    (void)state;
+    int fd = client_open();
+    client_send(fd, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    answer_text(held[0], SLICE("just in time"));
+    http_server_drain(server, 0, on_drained, NULL);
+    turns();
+    assert_true(has(client_read(fd), "just in time"));
+    assert_true(client_sees_end(fd));
+    assert_int_equal(n_drained, 1);
+    close(fd);
 }
 
 /* Its head was sent before the drain began and promised keep-alive: it must not stay idle for ever. */
@@ -538,12 +571,14 @@ int main(void)
         TEST(test_header_deadline_is_from_its_first_byte),
         TEST(test_body_deadline_has_a_minimum_rate),
         TEST(test_late_answer_and_pipelined_input),
+        TEST(test_small_answers_leave_at_the_end_of_the_turn),
         TEST(test_fin_in_flight_is_answered),
         TEST(test_gone_then_ended_late),
         TEST(test_gone_may_end_at_once),
         TEST(test_reload_in_the_middle_of_a_body),
         TEST(test_drain_with_nobody_there),
         TEST(test_drain_waits),
+        TEST(test_grace_ends_while_an_answer_is_held),
         TEST(test_drain_ends_a_stream_that_began_before),
         TEST(test_freed_with_work_in_flight),
         TEST(test_heads_and_bodies_of_any_size),
