@@ -8,4 +8,4 @@ files["conf"] = { read_globals = { "env", "file" } }
 files["examples/*/conf"] = { read_globals = { "env", "file" } }
 files["tests/bench/chowk/conf"] = { read_globals = { "env", "file" } }
 exclude_files = { "build", "var", "tests/bench/node_modules" }
-files["tests/bench/wrk"] = { read_globals = { "wrk" }, globals = { "request", "init", "done" } }
+files["tests/bench/wrk"] = { read_globals = { "wrk" }, globals = { "request", "init", "done", "each", "n_requests" } }

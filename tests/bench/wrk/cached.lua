@@ -1,2 +1,1 @@
-local id = 0
-function request() id = id % 1000 + 1; return wrk.format("GET", "/cached/" .. id) end
+function each(id) return wrk.format("GET", "/cached/" .. id) end
