@@ -1,5 +1,6 @@
 -- The effective configuration (conf/chowk.lua, defaults, environment), read-only. None of these yields.
 local core = require "chowk.core.config"
+local copy = require "chowk.copy"
 local json = require "chowk.core.json"
 local raise = require "chowk.raise"
 local sandbox = require "chowk.sandbox"
@@ -9,13 +10,6 @@ local values = core.read()
 
 local function read_only(name)
   return function(_, key) raise.misuse("%s.%s: the configuration is read-only", name, tostring(key)) end
-end
-
-local function copy(value)
-  if type(value) ~= "table" then return value end
-  local out = {}
-  for k, v in pairs(value) do out[k] = copy(v) end
-  return json.is_array(value) and json.array(out) or out
 end
 
 -- Tables of the configuration raise for a key that is not there, naming it in full. Lists are handed out as copies:

@@ -3,6 +3,7 @@
 --
 -- A type is a table with `run(value, at, ctx)`, which returns the coerced value, or nil after adding an error to ctx.
 -- ctx.is_text says that values are strings from a URL: numbers and booleans are read out of them.
+local copy = require "chowk.copy"
 local json = require "chowk.core.json"
 local raise = require "chowk.raise"
 
@@ -38,13 +39,6 @@ local function check_options(name, opts, allowed)
     raise.misuse("t.%s: pattern: expected a Lua pattern, got %s", name, type(opts.pattern))
   end
   return opts
-end
-
-local function copy(value)
-  if type(value) ~= "table" then return value end
-  local out = {}
-  for k, v in pairs(value) do out[k] = copy(v) end
-  return json.is_array(value) and json.array(out) or out
 end
 
 -- A type whose `test(value, ctx)` returns the value, or nil and what is wrong.
