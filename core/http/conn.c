@@ -3,28 +3,26 @@
  * Bytes are parsed where they arrive, in the loop's read buffer; only what cannot be used yet (a partial head,
  * pipelined requests behind one in progress) is kept in conn->in. `steps` says what each state does with input;
  * run() drives it. Whoever enters from outside (events, the timer, a late answer) ends with settle(), the one
- * place that uncorks, lingers, re-arms the timer and decides to resume buffered input. A handler is only ever
- * called from run(), never from inside http_respond.
+ * place that uncorks, lingers, re-arms the timer and decides to resume buffered input; a held answer puts that off
+ * until the turn's input has been read. A handler is only ever called from run(), never from inside http_respond.
  *
- * One timer serves all deadlines: due_ms() is a function of the state, and the heap is touched only when the
+ * One timer serves all deadlines: http_conn_due_ms() is a function of the state, and the heap is touched only when the
  * timer would come too late; coming early, it re-arms itself. So a keep-alive request costs it nothing.
  *
  * While a handler runs, reading goes on up to IN_MAX bytes (TRAPS T10): a FIN means answer, then close; a reset
  * means gone. The struct outlives its stream for as long as a handler holds the exchange.
  *
- * A new state: a row in `steps`, a line in due_ms() and in expire(). */
+ * A new state: a row in `steps`, a line in http_conn_due_ms() and in expire(). */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "http/proxy_line.h"
 #include "http/server_priv.h"
 
-#define IN_MAX ((size_t)64 * 1024)          /* unparsed bytes kept before reading stops */
-#define CORK_MAX ((size_t)64 * 1024)        /* answers kept for one write */
-#define LINGER_MS 1000                      /* DESIGN 8: a refused client reads its answer */
-#define LINGER_MAX ((uint32_t)1024 * 1024)  /* bytes discarded before the connection is cut after all */
-#define WRITE_PROGRESS ((size_t)16 * 1024)  /* a reader that takes less per write timeout is too slow */
-#define BODY_RATE_BYTES ((size_t)16 * 1024) /* each so many bytes of a body buy one more second */
+#define IN_MAX ((size_t)64 * 1024)         /* unparsed bytes kept before reading stops */
+#define CORK_MAX ((size_t)64 * 1024)       /* answers kept for one write */
+#define LINGER_MAX ((uint32_t)1024 * 1024) /* bytes discarded before the connection is cut after all */
+#define WRITE_PROGRESS ((size_t)16 * 1024) /* a reader that takes less per write timeout is too slow */
 
 enum step { NEXT, WAIT };
 
@@ -78,35 +76,9 @@ static void refuse(struct http_conn *conn, enum http_close why)
 
 /* ---- deadlines --------------------------------------------------------------------------------------- */
 
-/* 0: none. */
-static uint64_t due_ms(const struct http_conn *conn)
-{
-    const struct http_limits *limits = &conn->server->opts.limits;
-    const struct http_exchange *exchange = conn->exchange;
-    switch ((enum http_conn_state)conn->state) {
-    case HTTP_CONN_IDLE:
-        return conn->since_ms + limits->idle_timeout_ms;
-    case HTTP_CONN_PROXY:
-    case HTTP_CONN_HEAD: /* from its first byte: entered once a request */
-        return conn->since_ms + limits->header_timeout_ms;
-    case HTTP_CONN_BODY: /* a deadline, extended by a minimum rate */
-        return conn->since_ms + limits->body_timeout_ms + exchange->received / BODY_RATE_BYTES * 1000;
-    case HTTP_CONN_HANDLE: /* the handler has its own deadline; a reader of a stream has ours */
-        return exchange->is_waiting ? conn->since_ms + limits->write_timeout_ms : 0;
-    case HTTP_CONN_SEND:
-        return conn->since_ms + limits->write_timeout_ms;
-    case HTTP_CONN_LINGER:
-        return conn->since_ms + LINGER_MS;
-    case HTTP_CONN_CLOSED:
-    case HTTP_CONN_N_STATES:
-        return 0;
-    }
-    WRONG("no connection state");
-}
-
 static void set_timer(struct http_conn *conn)
 {
-    uint64_t due = due_ms(conn);
+    uint64_t due = http_conn_due_ms(conn);
     if (due > 0 && (!timer_is_armed(&conn->timer) || due < conn->timer.due_ms))
         timer_arm(loop_of(conn), &conn->timer, due, on_timer);
 }
@@ -544,7 +516,7 @@ static void on_timer(struct timer *timer)
 {
     struct http_conn *conn = container_of(timer, struct http_conn, timer);
     CHECK_OBJ(conn, HTTP_CONN_MAGIC);
-    uint64_t due = due_ms(conn);
+    uint64_t due = http_conn_due_ms(conn);
     if (due == 0 || !is_open(conn))
         return;
     conn->is_busy = true;

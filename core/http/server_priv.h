@@ -108,6 +108,7 @@ void http_exchange_free(struct http_conn *conn); /* conn->exchange and its arena
 /* conn.c */
 void http_conn_open(struct http_server *server, int fd /* takes */, const struct addr *peer);
 void http_conn_cut(struct http_conn *conn, enum http_close why); /* at once; on_gone follows within the turn */
+uint64_t http_conn_due_ms(const struct http_conn *conn); /* its deadline in this state; 0: none (conn_deadline.c) */
 /* The answer of conn->exchange is with the stream, or cannot be sent any more. Kills the exchange. */
 void http_conn_end_exchange(struct http_conn *conn);
 void http_conn_wait_drain(struct http_conn *conn); /* a stream's writer was told AGAIN: from now the client must read */

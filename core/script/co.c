@@ -12,7 +12,7 @@
  * timers are armed at the first park only: a handler that never waits pays nothing for them.
  *
  * Never: resume from inside a binding, free a co inside its own task callback, call `done` twice. */
-#include "script/co.h"
+#include "script/co_priv.h"
 
 #include <stdlib.h>
 
@@ -29,39 +29,7 @@
 #define SLOW_LOG_MS 1000
 #define CO_DEFAULT_WAIT_MS 30000 /* of a call made by an activity without a deadline */
 
-enum co_state { CO_FREE, CO_STARTING, CO_RUNNING, CO_PARKED, CO_WAKING };
-
-struct co {
-    unsigned magic;
-    enum co_state state;
-    struct vm *vm;
-    lua_State *L;
-    int ref;
-    int n_below;  /* anchors under the function; the results of the finished function follow them */
-    int n_resume; /* values to resume with, while STARTING or WAKING */
-    uint64_t deadline_ms;
-    co_done_fn done;
-    void *data;
-    co_cancel_fn cancel; /* of the pending operation */
-    void *cancel_data;
-    uint64_t *waited_us, parked_us; /* co_set_waits; since when it is parked */
-    enum http_wait waits_for;
-    bool has_op, is_timed, is_committed, is_dirty; /* dirty: the thread ended by an error */
-    bool is_stream;
-    enum err_code sticky;
-    struct co *parent;
-    void *owner, *tx, *job;
-    struct running_label label;
-    struct list leftovers;
-    struct list node; /* vm->active or vm->idle */
-    struct timer timer;
-    struct loop_task task;
-};
-
 static const char sentinel; /* its address */
-
-static const char no_route[RUNNING_ROUTE] = "(no request)", no_id[RUNNING_ID];
-static const struct running_label no_label = {no_route, no_id};
 
 static void *sentinel_ptr(void)
 {
@@ -99,7 +67,7 @@ static struct co *co_make(struct vm *vm)
     struct co *co = xalloc(sizeof *co);
     co->magic = CO_MAGIC;
     co->vm = vm;
-    co->label = no_label;
+    co_set_parent(co, NULL);
     list_init(&co->leftovers);
     co->L = lua_newthread(vm->L);
     co->ref = luaL_ref(vm->L, LUA_REGISTRYINDEX);
@@ -136,12 +104,9 @@ static void co_release(struct co *co)
         lua_settop(co->L, 0);
     co->state = CO_FREE;
     co->done = NULL;
-    co->parent = NULL;
-    co->owner = co->tx = co->job = NULL;
-    co->waited_us = NULL;
-    co->label = no_label;
+    co_set_parent(co, NULL);
     co->sticky = ERR_NONE;
-    co->has_op = co->is_committed = co->is_dirty = co->is_stream = false;
+    co->has_op = co->is_committed = co->is_dirty = false;
     if (vm->n_idle + 1 <= CO_MAX_IDLE && !vm->heap.has_refused) { /* its stack may be what took the memory */
         list_push_front(&vm->idle, &co->node);
         vm->n_idle++;
@@ -523,89 +488,4 @@ void co_teardown(struct vm *vm)
     while ((node = list_pop(&vm->idle)))
         free(container_of(node, struct co, node));
     vm->n_idle = 0;
-}
-
-void co_set_parent(struct co *co, struct co *parent)
-{
-    co->parent = parent;
-    co->owner = parent ? parent->owner : NULL;
-    co->tx = parent ? parent->tx : NULL;
-    co->job = parent ? parent->job : NULL;
-    co->is_stream = parent && parent->is_stream;
-    co->label = parent ? parent->label : no_label;
-    co->waited_us = parent ? parent->waited_us : NULL;
-}
-
-void co_set_unknown(struct co *co, enum err_code code)
-{
-    for (; co; co = co->parent)
-        if (co->sticky == ERR_DEADLINE)
-            co->sticky = code;
-}
-
-void co_mark_committed(struct co *co)
-{
-    for (; co; co = co->parent)
-        co->is_committed = true;
-}
-
-void co_set_owner(struct co *co, void *owner)
-{
-    co->owner = owner;
-}
-
-void co_set_waits(struct co *co, uint64_t *waited_us)
-{
-    co->waited_us = waited_us;
-}
-
-uint64_t *co_waits(const struct co *co, enum http_wait what)
-{
-    return co->waited_us ? &co->waited_us[what] : NULL;
-}
-
-void co_set_stream(struct co *co)
-{
-    co->is_stream = true;
-}
-
-void co_set_label(struct co *co, struct running_label label)
-{
-    co->label = label;
-}
-
-void *co_owner(const struct co *co)
-{
-    return co->owner;
-}
-
-void co_set_tx(struct co *co, void *tx)
-{
-    co->tx = tx;
-}
-
-void *co_tx(const struct co *co)
-{
-    return co->tx;
-}
-
-void co_set_job(struct co *co, void *job)
-{
-    co->job = job;
-}
-
-void *co_job(const struct co *co)
-{
-    return co->job;
-}
-
-void co_add_leftover(struct co *co, struct co_leftover *leftover, void (*fn)(struct co_leftover *leftover))
-{
-    leftover->fn = fn;
-    list_push_front(&co->leftovers, &leftover->node);
-}
-
-void co_drop_leftover(struct co_leftover *leftover)
-{
-    list_remove(&leftover->node);
 }
