@@ -21,6 +21,9 @@
  * many times: a task that always defers itself must not keep io waiting. */
 #define DEFER_ROUNDS 16
 
+#define SPARE_MAX 64
+#define SPARE_CAP ((size_t)4096)
+
 struct loop {
     unsigned magic;
     int n_handles; /* made by users and not freed yet */
@@ -33,6 +36,8 @@ struct loop {
     void **reclaim;
     size_t n_reclaim, cap_reclaim;
     char *read_buffer;
+    struct buf spare[SPARE_MAX];
+    size_t n_spare;
     uv_timer_t uv_timer;
     uv_loop_t uv;
 };
@@ -77,6 +82,8 @@ void loop_free(struct loop *loop)
     run_reclaim(loop);
     free(loop->reclaim);
     free(loop->read_buffer);
+    while (loop->n_spare > 0)
+        buf_free(&loop->spare[--loop->n_spare]);
     loop->magic = 0;
     free(loop);
 }
@@ -310,6 +317,22 @@ void loop_count_handle(struct loop *loop, int change)
 char *loop_read_buffer(struct loop *loop)
 {
     return loop->read_buffer;
+}
+
+struct buf loop_spare_take(struct loop *loop)
+{
+    return loop->n_spare > 0 ? loop->spare[--loop->n_spare] : (struct buf){0};
+}
+
+void loop_spare_give(struct loop *loop, struct buf *buf)
+{
+    if (buf->cap == 0 || buf->cap > SPARE_CAP || loop->n_spare == SPARE_MAX) {
+        buf_free(buf);
+        return;
+    }
+    buf_clear(buf);
+    loop->spare[loop->n_spare++] = *buf;
+    *buf = (struct buf){0};
 }
 
 struct timer_heap *loop_timers(struct loop *loop)

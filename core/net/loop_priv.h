@@ -2,6 +2,7 @@
  * .c files, so that a libuv type never travels upwards by accident. */
 #pragma once
 
+#include "base/buf.h"
 #include "net/loop.h"
 #include "net/timer.h"
 
@@ -17,6 +18,10 @@ void loop_count_handle(struct loop *loop, int change);
 /* The one buffer all streams receive into: valid until the next recv, so a reader hands its bytes on at once. */
 #define LOOP_READ_BUFFER 65536
 char *loop_read_buffer(struct loop *loop); /* borrows; LOOP_READ_BUFFER bytes */
+
+/* Buffers of streams that hold bytes for less than a turn, many of them at a time: more than malloc keeps at hand. */
+struct buf loop_spare_take(struct loop *loop);            /* empty; owned by the caller */
+void loop_spare_give(struct loop *loop, struct buf *buf); /* takes and zeroes it; keeps a few small ones */
 
 /* Whether a wake-up counts as something to wait for (it does by default). */
 void loop_wakeup_keep(struct loop_wakeup *wakeup, bool keep);

@@ -192,6 +192,8 @@ static ssize_t send_some(struct stream *stream, const char *ptr, size_t len)
 
 static void keep(struct stream *stream, struct slice bytes)
 {
+    if (stream->out.cap == 0)
+        stream->out = loop_spare_take(stream->loop);
     if (stream->out_pos > stream->out.len / 2) {
         buf_consume(&stream->out, stream->out_pos);
         stream->out_pos = 0;
@@ -225,7 +227,7 @@ static void do_flush(struct stream *stream)
         return;
     stream->out_pos += (size_t)n;
     if ((size_t)n == len) {
-        buf_free(&stream->out);
+        loop_spare_give(stream->loop, &stream->out);
         stream->out_pos = 0;
         do_shutdown(stream);
     }

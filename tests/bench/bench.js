@@ -32,7 +32,7 @@ const median = (list) => [...list].sort((a, b) => a - b)[Math.floor((list.length
 const OWN_JSON = 'chowk, json', IN_REDIS = 'chowk, redis', RELOADING = 'chowk, reloading';
 const PEERS = ['fastify', 'express'];
 const jobs = {
-  json: { path: '/json', who: ['chowk', 'nginx', ...PEERS] },
+  json: { script: 'json', who: ['chowk', 'nginx', ...PEERS] },
   static: { path: '/static', who: ['nginx'] },
   cached: { script: 'cached', who: ['chowk', 'nginx', ...PEERS] },
   l1: { script: 'l1', who: ['chowk', OWN_JSON] }, // a hit in shared memory, beside our own JSON job
@@ -44,7 +44,7 @@ const jobs = {
   number: { path: '/number', who: ['chowk', ...PEERS] },
   limit: { path: '/limited', who: ['chowk', ...PEERS] },
   limit_redis: { path: '/limited-redis', who: [IN_REDIS, ...PEERS] },
-  reload: { path: '/json', who: ['chowk', RELOADING] },
+  reload: { script: 'json', who: ['chowk', RELOADING] },
   idle: { who: ['chowk', 'nginx', ...PEERS] }, // memory, not time: a table of its own
 };
 // Contestants that are a known one otherwise: another job, another path, reloads meanwhile.

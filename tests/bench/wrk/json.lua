@@ -1,0 +1,1 @@
+function each() return wrk.format("GET", "/json") end
