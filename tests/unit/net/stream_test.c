@@ -249,6 +249,25 @@ static void test_cork_collects_and_uncork_sends_at_once(void **state UNUSED)
     end(&a);
 }
 
+/* The buffers of held bytes are used again: nothing of the last answer may be in the next one's. */
+static void test_held_bytes_go_to_their_peer_alone(void **state UNUSED)
+{
+    for (int i = 0; i < 3; i++) {
+        unix_pair(fds);
+        struct owner a = {0};
+        char text[16];
+        struct slice bytes = slice_of(text, (size_t)snprintf(text, sizeof text, "for peer %d", i));
+        open_on(&a, fds[0]);
+        stream_cork(&a.stream, true);
+        assert_int_equal(write_inside(&a, bytes), AGAIN);
+        stream_cork(&a.stream, false);
+        assert_peer_gets(bytes);
+        end(&a);
+        close(fds[1]);
+        fds[1] = -1;
+    }
+}
+
 static void test_uncork_owes_a_drain_for_what_is_left(void **state UNUSED)
 {
     enum { LEN = 4 << 20 };
@@ -554,6 +573,7 @@ int main(void)
         T(test_nothing_is_read_until_asked_and_while_paused),
         T(test_two_streams_with_back_pressure_lose_nothing),
         T(test_owner_may_write_in_on_drain),
+        T(test_held_bytes_go_to_their_peer_alone),
         T(test_uncork_owes_a_drain_for_what_is_left),
         T(test_cork_collects_and_uncork_sends_at_once),
         T(test_half_close_still_takes_an_answer),
