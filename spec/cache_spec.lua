@@ -413,7 +413,7 @@ describe("chowk.cache over workers and machines", function()
   local a, b, node, n_processes
 
   setup(function()
-    node = redis.start { args = "--appendonly yes --appendfsync always" } -- what it holds survives its death
+    node = redis.start { args = "--appendonly yes --appendfsync no" } -- what it holds survives its death
     a = start { workers = 4, redis_url = node:url() }
     b = start { workers = 2, redis_url = node:url() }
   end)
