@@ -155,7 +155,7 @@ describe("idempotent routes", function()
   end
   local function stands(where) return #s:sql("SELECT 1 FROM standing WHERE at = " .. where) > 0 end
   local function kill_workers()
-    for pid in server.sh("pgrep -P " .. s.pid):gmatch("%d+") do server.sh("kill -9 " .. pid) end
+    server.sh("kill -9 " .. table.concat(s:processes(), " "))
   end
   -- A request of its own process → function that waits for its body ("" when it was cut).
   local function background(path, seconds)

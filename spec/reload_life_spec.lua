@@ -45,12 +45,6 @@ local function reload(s, n)
   return out
 end
 
-local function workers(s)
-  local list = {}
-  for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do list[#list + 1] = pid end
-  return list
-end
-
 local function start(config)
   local all = { workers = 1, jobs = { workers = 0 }, reload = { watch = false, timeout = "10s" } }
   for k, v in pairs(config or {}) do all[k] = v end
@@ -74,7 +68,7 @@ describe("a reload", function()
     end
     assert.same({ n = 0, counter = 1 }, ask())
     assert.same({ n = 0, counter = 2 }, ask())
-    local pid = workers(s)[1]
+    local pid = s:processes("--worker")[1]
     for n = 1, 3 do
       local out = reload(s, n)
       assert.truthy(out:find("^reloaded: code %x+, generation " .. n + 1 .. ", 2 routes, %d+ ms\n$"), out)
@@ -82,7 +76,7 @@ describe("a reload", function()
     end
     client:close()
     assert.same(backends, s:get("/backends").json)
-    assert.same({ pid }, workers(s))
+    assert.same({ pid }, s:processes "--worker")
   end)
 
   it("ends the old code's tasks and subscriptions", function()
@@ -121,14 +115,14 @@ describe("a reload", function()
     save(s, 1, "local t = os.clock() while os.clock() - t < 0.7 do end\n")
     local pipe = io.popen(("cd %s && %s reload 2>&1; echo $?"):format(s.dir, CHOWK))
     server.eventually("a worker that loads", function()
-      return server.sh("cat /proc/" .. workers(s)[1] .. "/task/*/comm"):find("generations", 1, true)
+      return server.sh("cat /proc/" .. s:processes("--worker")[1] .. "/task/*/comm"):find("generations", 1, true)
     end)
-    server.sh("kill -9 " .. workers(s)[1])
+    server.sh("kill -9 " .. s:processes("--worker")[1])
     local out = pipe:read("*a")
     pipe:close()
     assert.truthy(out:find("\n0\n$"), out)
     for _ = 1, 10 do assert.equal(1, s:get("/").json.n) end
-    assert.equal(2, #workers(s))
+    assert.equal(2, #s:processes "--worker")
   end)
 
   it("that was asked for many times is made at most twice", function()
@@ -151,7 +145,7 @@ describe("a reload", function()
     local pipe = io.popen(("cd %s && %s reload 2>&1; echo $?"):format(s.dir, CHOWK))
     local check
     server.eventually("a check", function()
-      check = tonumber(server.sh("pgrep -P " .. s.pid .. " -f -- --check"):match("%d+"))
+      check = s:processes("--check")[1]
       return check
     end)
     s:kill("TERM")

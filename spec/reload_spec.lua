@@ -48,10 +48,7 @@ local function chowk(s, arguments)
 end
 
 local function pids(s)
-  local list = {}
-  for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do list[#list + 1] = pid end
-  table.sort(list)
-  return table.concat(list, " ")
+  return table.concat(s:processes "--worker", " ")
 end
 
 local function sum(s, what) -- over the workers

@@ -171,13 +171,11 @@ describe("chowk.seq", function()
   it("stays unique when a worker is killed, and over a restart", function()
     local seen = {}
     gather(seen, s:parallel(requests("/many", 20)))
-    local pids = server.sh("pgrep -P " .. s.pid .. " -f -- --worker")
-    local victim = assert(pids:match("%d+"))
+    local victim = s:processes("--worker")[1]
     server.sh("kill -9 " .. victim)
     server.eventually("another worker", function()
-      local now = server.sh("pgrep -P " .. s.pid .. " -f -- --worker")
-      local _, n = now:gsub("%d+", "")
-      return n == 2 and not now:find(victim, 1, true)
+      local now = s:processes "--worker"
+      return #now == 2 and now[1] ~= victim and now[2] ~= victim
     end)
     server.eventually("answers", function() return pcall(s.get, s, "/healthz") end)
     gather(seen, s:parallel(requests("/many", 20)))
@@ -199,7 +197,7 @@ describe("chowk.seq", function()
 
   it("is one memory for all workers", function()
     local inodes = {}
-    for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do
+    for _, pid in ipairs(s:processes "--worker") do
       local maps = server.sh("cat /proc/" .. pid .. "/maps")
       inodes[#inodes + 1] = assert(maps:match("rw%-s %x+ %x+:%x+ (%d+) +/memfd:chowk%-seq"), maps)
     end

@@ -55,10 +55,10 @@ describe("a shop that is killed at every step", function()
 
   local function kill_everything()
     s:kill "STOP"   -- so that nobody is born meanwhile
-    local children = server.sh("pgrep -P " .. s.pid)
-    server.sh(("kill -9 %d %s"):format(s.pid, children:gsub("%s+", " ")))
+    local children = s:processes()
+    server.sh(("kill -9 %d %s"):format(s.pid, table.concat(children, " ")))
     s:wait_exit()
-    for pid in children:gmatch "%d+" do   -- what it held, its lock of the run directory too, goes with the last one
+    for _, pid in ipairs(children) do   -- what it held, its lock of the run directory too, goes with the last one
       server.eventually("end of " .. pid, function()
         return not server.sh("ps -o stat= -p " .. pid):find "^%s*[^Z%s]"   -- gone, or waits to be reaped
       end)

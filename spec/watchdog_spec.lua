@@ -40,10 +40,7 @@ describe("a worker", function()
   after_each(function() s:stop() end)
 
   local function pids()
-    local list = {}
-    for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --worker"):gmatch("%d+") do list[#list + 1] = pid end
-    table.sort(list)
-    return table.concat(list, " ")
+    return table.concat(s:processes "--worker", " ")
   end
   local function logged(...)
     for _, text in ipairs { ... } do

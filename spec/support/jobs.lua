@@ -30,13 +30,6 @@ function M.start(opts, beside)
   return s
 end
 
---- Process ids of a server's job workers.
-function M.workers(s)
-  local list = {}
-  for pid in server.sh("pgrep -P " .. s.pid .. " -f -- --jobs"):gmatch("%d+") do list[#list + 1] = tonumber(pid) end
-  return list
-end
-
 function M.count(s, from) return s:sql("SELECT count(*) AS n FROM " .. from)[1].n end
 
 return M

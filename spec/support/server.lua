@@ -225,6 +225,15 @@ function M.is_alive(pid)
   return not status:find("\nState:%s+Z") or tonumber(status:match "\nThreads:%s+(%d+)") > 1
 end
 function Server:is_alive() return M.is_alive(self.pid) end
+
+-- pids of the master's children. kind: "--worker", "--jobs", "--check"; nil: all
+function Server:processes(kind)
+  local pids = {}
+  local found = M.sh("pgrep -P " .. self.pid .. (kind and " -f -- '" .. kind .. "'" or ""))
+  for pid in found:gmatch("%d+") do pids[#pids + 1] = tonumber(pid) end
+  return pids
+end
+
 function Server:kill(signal) M.sh("kill -" .. (signal or "TERM") .. " " .. self.pid) end
 
 -- Waits until fn() is true; raises with `what` when it has not become so within seconds.
