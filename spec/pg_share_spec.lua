@@ -258,7 +258,8 @@ describe("shared connections", function()
       calls_made = calls_made + n - before.waits[i]
     end
     assert.equal(2, waited) -- six transactions, four connections
-    assert.equal(6, calls_made) -- a transaction waits once
+    -- A transaction waits once. The cache's look for its table, each 30 s, is a call too.
+    assert.truthy(calls_made == 6 or calls_made == 7, calls_made)
   end)
 end)
 
