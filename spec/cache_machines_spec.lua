@@ -9,7 +9,7 @@ local proxy = require "spec.support.proxy"
 local socket = require "socket"
 
 local eventually = server.eventually
-local start, begin, v = fixture.start, fixture.begin, fixture.v
+local start, v = fixture.start, fixture.v
 local n_loads, await_loads = fixture.n_loads, fixture.await_loads
 local open_gate, close_gate = fixture.open_gate, fixture.close_gate
 
@@ -29,9 +29,9 @@ describe("chowk.cache over workers and machines", function()
 
   it("runs one loader for a thousand misses", function()
     close_gate(a, "one")
-    local first, others = begin(a, "/things/t1?gate=one"), {}
+    local first, others = a:begin("GET", "/things/t1?gate=one"), {}
     await_loads(a, "t1", 1)
-    for i = 1, 1000 do others[i] = begin(a, "/things/t1") end
+    for i = 1, 1000 do others[i] = a:begin("GET", "/things/t1") end
     eventually("all of them wait", function() return a:get("/stats").json.misses_l1 >= 1001 end)
     open_gate(a, "one")
     assert.equal(200, first().status)
@@ -71,7 +71,7 @@ describe("chowk.cache over workers and machines", function()
 
   it("keeps no old value anywhere when the loader runs on another machine", function()
     close_gate(b, "far")
-    local old = begin(b, "/things/t4?gate=far")
+    local old = b:begin("GET", "/things/t4?gate=far")
     await_loads(b, "t4", 1)
     b:post("/raw/t4", { json = { v = 1 } })
     a:post("/raw/t4", { json = { v = 1 } })
@@ -87,10 +87,10 @@ describe("chowk.cache over workers and machines", function()
     close_gate(a, "kill")
     n_processes = #a:processes()
     local before = a:get("/stats").json.misses_l1
-    local doomed = begin(a, "/things/t5?gate=kill")
+    local doomed = a:begin("GET", "/things/t5?gate=kill")
     await_loads(a, "t5", 1)
     local waiting = {}
-    for i = 1, 40 do waiting[i] = begin(a, "/things/t5") end
+    for i = 1, 40 do waiting[i] = a:begin("GET", "/things/t5") end
     eventually("they wait", function() return a:get("/stats").json.misses_l1 >= before + 41 end)
     assert.truthy(a:logged(": loading t5"))
     local worker = tonumber(a:log():match("worker (%d+): loading t5")) -- they were started in this order
@@ -112,7 +112,7 @@ describe("chowk.cache over workers and machines", function()
     assert.equal(0, v(c, "t20"))      -- the connection and its scripts are there
     eventually("nothing under way", function() return in_flight() == 0 end)
     p:tell("halve thing:t30")         -- of three answers one arrives: the order to load
-    local _, sock = begin(c, "/many?ids=t30,t31,t32")
+    local _, sock = c:begin("GET", "/many?ids=t30,t31,t32")
     eventually("half an answer", function() return p:tell("trapped") == "1" end)
     sock:setoption("linger", { on = true, timeout = 0 }) -- a reset, not a half-close, before Redis is given up
     sock:close()

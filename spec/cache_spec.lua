@@ -4,7 +4,7 @@ local server = require "spec.support.server"
 local socket = require "socket"
 
 local eventually = server.eventually
-local start, begin, v = fixture.start, fixture.begin, fixture.v
+local start, v = fixture.start, fixture.v
 local n_loads, await_loads = fixture.n_loads, fixture.await_loads
 local open_gate, close_gate = fixture.open_gate, fixture.close_gate
 
@@ -120,7 +120,7 @@ describe("chowk.cache", function()
   -- T13: a loader that read the old row, a writer that commits, a loader that wants to store it.
   it("never keeps what was read before a write", function()
     close_gate(s, "old")
-    local old = begin(s, "/things/t20?gate=old")
+    local old = s:begin("GET", "/things/t20?gate=old")
     await_loads(s, "t20", 1)
     s:put("/things/t20", { json = { v = 1 } })
     assert.equal(1, v(s, "t20"))      -- does not wait for the old load either
@@ -131,9 +131,9 @@ describe("chowk.cache", function()
     assert.equal(1, v(s, "t20"))
     -- by tag, too: and who waited for the old load gets the new value
     close_gate(s, "old")
-    old = begin(s, "/things/t21?gate=old&tag=x")
+    old = s:begin("GET", "/things/t21?gate=old&tag=x")
     await_loads(s, "t21", 1)
-    local waiting = begin(s, "/things/t21?tag=x")
+    local waiting = s:begin("GET", "/things/t21?tag=x")
     eventually("somebody waits", function() return s:get("/stats").json.waits > 0 end)
     s:put("/things/t21?tag=x", { json = { v = 1 } })
     open_gate(s, "old")
@@ -175,9 +175,9 @@ describe("chowk.cache", function()
 
   it("hands a load on when its deadline ends it", function()
     close_gate(s, "held")
-    local held = begin(s, "/hold/t24?gate=held")
+    local held = s:begin("GET", "/hold/t24?gate=held")
     await_loads(s, "t24", 1)
-    local next_one = begin(s, "/things/t24")
+    local next_one = s:begin("GET", "/things/t24")
     assert.equal(503, held().status)
     assert.equal(0, next_one().json.v)
     assert.equal(2, n_loads(s, "t24"))
@@ -186,7 +186,7 @@ describe("chowk.cache", function()
 
   it("forgets what a process committed that was killed before it could forget", function()
     assert.equal(0, v(s, "t9"))
-    local doomed = begin(s, "/doomed/t9", "PUT")
+    local doomed = s:begin("PUT", "/doomed/t9")
     eventually("its commit", function() return s:log():find("doomed", 1, true) ~= nil end)
     assert.equal(0, v(s, "t9"))       -- the memory does not know yet
     server.sh("kill -9 " .. s:processes()[1])

@@ -142,13 +142,7 @@ describe("idempotent routes", function()
       headers = { ["Idempotency-Key"] = opts.key or key(), ["X-User"] = opts.user } })
   end
   local function hold_lock(n) -- closed: released
-    local psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
-    psql:write("SELECT pg_advisory_lock(" .. n .. ");\n")
-    psql:flush()
-    server.eventually("lock " .. n, function()
-      return #s:sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = " .. n .. " AND granted") > 0
-    end)
-    return psql
+    return s:hold("SELECT pg_advisory_lock(" .. n .. ")")
   end
   local function waits_for(n)
     return #s:sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = " .. n) > 0

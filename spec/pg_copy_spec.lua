@@ -229,15 +229,10 @@ describe("COPY", function()
     assert.equal(503, s:get("/late-in").status)
     assert.equal(503, s:get("/late-out").status)
     is_free()
-    local hold = io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null 2>&1", "w")
-    hold:write("BEGIN; LOCK locked;\n")
-    hold:flush()
-    server.eventually("the lock is held", function()
-      return #s:sql("SELECT 1 FROM pg_locks WHERE relation = 'locked'::regclass AND granted") > 0
-    end)
+    local lock = s:hold "BEGIN; LOCK locked"
     assert.equal(503, s:get("/blocked").status)
     is_free()
-    hold:close()
+    lock:close()
     assert.equal(0, s:sql("SELECT count(*) AS n FROM few WHERE n IN (801, 802)")[1].n)
   end)
 

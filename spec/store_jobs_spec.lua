@@ -89,17 +89,10 @@ describe("an unpaid order", function()
   it("is left alone by who cannot lock it", function()
     local order = place()
     change(order, "expires_at = now() - interval '1 minute'")
-    local psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
-    psql:write("BEGIN; SELECT 1 FROM orders WHERE order_number = '" .. order.number .. "' FOR UPDATE;\n",
-      "SELECT pg_advisory_lock(7);\n")
-    psql:flush()
-    server.eventually("its lock", function()
-      return #s:sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND granted") > 0
-    end)
+    local lock = s:hold("BEGIN; SELECT 1 FROM orders WHERE order_number = '" .. order.number .. "' FOR UPDATE")
     run "order.expire"
     assert.equal("pending/unpaid", shop.state(s, order))
-    psql:write("ROLLBACK;\n")
-    psql:close()
+    lock:close()
     run "order.expire"
     assert.equal("expired/unpaid", shop.state(s, order))
   end)

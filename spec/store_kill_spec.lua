@@ -27,20 +27,13 @@ describe("a shop that is killed at every step", function()
   -- ---- barriers: { up, stands, down } -----------------------------------------------------------------------
 
   local function locked(sql)
-    local psql
+    local lock
     return {
-      up = function()
-        psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
-        psql:write("BEGIN; " .. sql .. ";\n")
-        psql:flush()
-        server.eventually("the lock", function()
-          return count "pg_stat_activity WHERE application_name = 'psql' AND state = 'idle in transaction'" == 1
-        end)
-      end,
+      up = function() lock = s:hold("BEGIN; " .. sql) end,
       stands = function()
         return count "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'" > 0
       end,
-      down = function() psql:close() end,
+      down = function() lock:close() end,
     }
   end
   local function unanswered(path, how)

@@ -304,14 +304,11 @@ describe("an order", function()
     -- Requests are held up where they are stored, until several wait: for that, or for who is there already.
     it("goes back at most once, to many who ask at once", function()
       local order, calls, sum = paid(), {}, 0
-      local psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
-      psql:write([[BEGIN; LOCK TABLE refunds IN EXCLUSIVE MODE; SELECT pg_advisory_lock(11);
+      local lock = s:hold "BEGIN; LOCK TABLE refunds IN EXCLUSIVE MODE"
+      lock:write([[
         DO $$ BEGIN WHILE (SELECT count(*) FROM pg_locks WHERE NOT granted) < 2 LOOP PERFORM pg_sleep(0.01); END LOOP;
         END $$; COMMIT;]], "\n")
-      psql:flush()
-      server.eventually("the table locked", function()
-        return #s:sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 11 AND granted") > 0
-      end)
+      lock:flush()
       for i = 1, 6 do
         calls[i] = { "POST", "/api/admin/orders/" .. order.number .. "/refunds", { json = { amount_paise = 20000 },
           headers = { Authorization = "Bearer spec-admin", ["Idempotency-Key"] = shop.key() } } }
@@ -319,7 +316,7 @@ describe("an order", function()
       for _, answer in ipairs(s:parallel(calls)) do
         if answer.status == 202 then sum = sum + answer.json.amount_paise else assert.equal(409, answer.status) end
       end
-      psql:close()
+      lock:close()
       assert.equal(20000, sum)
     end)
 

@@ -416,14 +416,11 @@ describe("a shop whose Razorpay is slow, and opens what it is asked to", functio
     local order, calls = place(), {}
     for i = 1, 6 do calls[i] = opening(order) end
     -- Whoever has its id from Razorpay waits to write it down, until all have one.
-    local psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
-    psql:write("BEGIN; SELECT 1 FROM orders WHERE order_number = '", order.number,
-      "' FOR UPDATE; SELECT pg_sleep(2); COMMIT;\n")
-    psql:flush()
-    finally(function() psql:close() end)
-    server.eventually("the lock", function()
-      return #s:sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2)%' AND pid <> pg_backend_pid()") > 0
-    end)
+    local lock = s:hold("BEGIN; SELECT 1 FROM orders WHERE order_number = '" .. order.number .. "' FOR UPDATE")
+    finally(function() lock:close() end)
+    lock:write([[DO $$ BEGIN WHILE (SELECT count(*) FROM pg_locks WHERE NOT granted) < 6 LOOP PERFORM pg_sleep(0.01);
+      END LOOP; END $$; COMMIT;]], "\n")
+    lock:flush()
     local ids = {}
     for _, answer in ipairs(s:parallel(calls)) do
       assert.equal(200, answer.status, answer.body)

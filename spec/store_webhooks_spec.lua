@@ -48,13 +48,7 @@ describe("a webhook", function()
 
   it("is answered when it is stored, and applied afterwards", function()
     local order = place()
-    local psql = assert(io.popen("psql -X -q '" .. s.database_url .. "' >/dev/null", "w"))
-    psql:write("BEGIN; SELECT 1 FROM orders WHERE order_number = '", order.number, "' FOR UPDATE;\n",
-      "SELECT pg_advisory_lock(9);\n")
-    psql:flush()
-    server.eventually("its lock", function()
-      return #s:sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 9 AND granted") > 0
-    end)
+    local lock = s:hold("BEGIN; SELECT 1 FROM orders WHERE order_number = '" .. order.number .. "' FOR UPDATE")
     local best = math.huge
     for i = 1, 5 do -- nobody can touch the order, and nobody waits for it
       local call = shop.webhook_call(captured(order), "EvtLocked" .. i)
@@ -64,7 +58,7 @@ describe("a webhook", function()
     end
     assert.truthy(best < 1, best) -- ten times what it may take
     assert.equal("pending/unpaid", shop.state(s, order))
-    psql:close()
+    lock:close()
     becomes("confirmed/paid", order)
   end)
 

@@ -4,8 +4,6 @@
 --   local s = fixture.start { workers = 2, redis_url = node:url() }      a server (spec.support.server)
 --   fixture.v(s, "t1")                                                   what /things/t1 says
 local server = require "spec.support.server"
-local http = require "spec.support.http"
-local socket = require "socket"
 local assert = require "luassert"
 
 local M = {}
@@ -196,18 +194,6 @@ end
 
 function M.close_gate(s, name) s:exec("INSERT INTO gates VALUES ('" .. name .. "')") end
 function M.open_gate(s, name) s:exec("DELETE FROM gates WHERE name = '" .. name .. "'") end
-
--- Sends a request whose answer is read later: → function that waits for it, its socket.
-function M.begin(s, path, method)
-  local sock = assert(socket.connect("127.0.0.1", s.port))
-  sock:settimeout(30)
-  sock:send((method or "GET") .. " " .. path .. " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-  return function()
-    local text = sock:receive("*a")
-    sock:close()
-    return http.parse(text or "")
-  end, sock
-end
 
 function M.await_loads(s, key, n)
   server.eventually(n .. " loads of " .. key, function() return M.n_loads(s, key) == n end)

@@ -63,7 +63,7 @@ local function advance(call) -- one ready connection: write what is left, else r
   if err and err ~= "timeout" then call.done = true end
 end
 
-local function begin(host, port, i, r)
+local function open_call(host, port, i, r)
   local sock = socket.tcp()
   sock:settimeout(0)
   local ok, err = sock:connect(host, port)
@@ -91,7 +91,7 @@ function M.flow(host, port, width, next_request, on_answer, timeout)
       local request = next_request()
       if request then
         n, open = n + 1, open + 1
-        local call = begin(host, request.port or port, n, request)
+        local call = open_call(host, request.port or port, n, request)
         calls[call.sock] = call
       else
         is_over = true
@@ -124,6 +124,18 @@ function M.parallel(host, port, requests, timeout)
     return requests[i]
   end, function(k, answer) answers[k] = answer end, timeout)
   return answers
+end
+
+-- Sends a request whose answer is read later: → function that waits for it (status 0: there was none), its socket.
+function M.begin(host, port, method, path, opts)
+  local sock = assert(socket.connect(host, port))
+  sock:settimeout(30)
+  assert(sock:send(M.encode(host .. ":" .. port, method, path, opts)))
+  return function()
+    local raw, _, partial = sock:receive("*a")
+    sock:close()
+    return M.parse(raw or partial)
+  end, sock
 end
 
 function M.request(host, port, method, path, opts)

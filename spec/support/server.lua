@@ -199,6 +199,7 @@ function Server:post(path, opts) return self:request("POST", path, opts) end
 function Server:put(path, opts) return self:request("PUT", path, opts) end
 function Server:patch(path, opts) return self:request("PATCH", path, opts) end
 function Server:delete(path, opts) return self:request("DELETE", path, opts) end
+function Server:begin(method, path, opts) return http.begin("127.0.0.1", self.port, method, path, opts) end
 function Server:flow(width, ...) return http.flow("127.0.0.1", self.port, width, ...) end
 function Server:parallel(requests, timeout) return http.parallel("127.0.0.1", self.port, requests, timeout) end
 
@@ -208,6 +209,21 @@ function Server:sql(query)
   return json.decode(out)
 end
 function Server:exec(statement) return psql(self.database, statement, self.pg_dir) end
+
+local n_held = 0
+-- Statements in a session of its own, which keeps what they lock until it is closed: pipe:close(); pipe:write and
+-- pipe:flush for more of them. Returns when they have run: the last takes a lock that nobody else asks for.
+function Server:hold(statements)
+  n_held = n_held + 1
+  local lock = 0x686f6c64 + n_held
+  local pipe = assert(io.popen("psql -X -q " .. quote(self.database_url) .. " >/dev/null 2>&1", "w"))
+  pipe:write(statements, ";\nSELECT pg_advisory_lock(", lock, ");\n")
+  pipe:flush()
+  M.eventually("held: " .. statements, function()
+    return #self:sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = " .. lock) > 0
+  end)
+  return pipe
+end
 function Server:redis(command)
   return (must("redis-cli -s " .. REDIS .. " -n " .. self.redis_db .. " " .. command):gsub("\n$", ""))
 end
